@@ -1,0 +1,1 @@
+"""Everything shared: data, simulator, models, losses, training, evaluation."""

@@ -1,0 +1,82 @@
+"""What a person sees while a stage works: lines and progress bars, on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+T = TypeVar("T")
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+# Without a terminal a bar is noise: one line at most this often instead.
+LINE_EVERY_S = 20.0
+
+
+def say(message: str) -> None:
+    """Prints one line.
+
+    Args:
+        message: Plain text; markup is not read, so file names with brackets are safe.
+    """
+    console.print(message, markup=False)
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f} {self.unit}/s")
+
+
+def track(items: Iterable[T], label: str, total: int, unit: str = "it") -> Iterator[T]:
+    """Yields the items and shows how many are done, the rate, and the time left.
+
+    Args:
+        items: What to go through.
+        label: What is being done.
+        total: How many items there will be.
+        unit: What one item is, for the rate.
+
+    Yields:
+        The items, unchanged.
+    """
+    if console.is_terminal and not os.environ.get("GOLDEN_PATH_QUIET"):
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(unit),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            yield from progress.track(items, total=total, description=label)
+        return
+    start = shown = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - shown >= LINE_EVERY_S and done < total:
+            shown = now
+            rate = done / (now - start)
+            left = (total - done) / rate
+            say(f"{label}: {done}/{total} {unit}, {rate:,.1f} {unit}/s, {left:.0f} s left")
+    sys.stderr.flush()

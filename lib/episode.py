@@ -1,0 +1,263 @@
+"""Episodes on disk: one HDF5 layout for every source, the one robomimic's own loader reads.
+
+Layout of a file (T steps of one episode; image height H, width W; action size A)::
+
+    /                 attrs: schema, source
+    data              attrs: total (steps), env_args (JSON)
+    data/demo_N       attrs: num_samples, key, tags (JSON)
+      obs/*           (T, ...)  what the robot saw *before* each action; image is (T, H, W, 3) uint8
+      actions         (T, A)    float32, executed, in [-1, 1]
+      rewards         (T,)      float32
+      dones           (T,)      uint8, 1 where the task ended (terminated, never truncated)
+      vector_rewards  (T, 3)    float32: task, economic value, energy
+      labels/*        (T, ...)  privileged: for supervision and metrics, never for the policy
+    mask/{train,valid,test}     names of the demos of each split
+
+Files are written as a stream, one episode in memory at a time, and the same episodes give the
+same bytes. See https://robomimic.github.io/docs/datasets/overview.html for the layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lib.errors import UserError
+from lib.files import atomic
+from lib.paths import relative
+
+SCHEMA = 1
+SPLITS = ("train", "valid", "test")
+OBJECTIVES = ("task", "econ", "energy")
+
+# Pixel classes, the index is the value in labels/segmentation. They stand here because every
+# source labels its pixels with them and every segmenter predicts them.
+PRIMITIVES = ("background", "table", "arm", "gripper", "drawer_case", "drawer", "handle")
+
+# Phases of a manipulation, the index is the value in labels/skill: approach, take hold, move the
+# part, and come back after the hold was lost.
+SKILLS = ("reach", "hook", "pull", "recover")
+
+
+@dataclass
+class Episode:
+    """One recorded attempt.
+
+    Attributes:
+        key: Name within its source that never changes, e.g. ``"000012"``; it decides the split.
+        obs: Arrays (T, ...) by name.
+        actions: (T, A) float32 in [-1, 1].
+        rewards: (T,) float32.
+        dones: (T,) uint8; 1 where the task ended.
+        vector_rewards: (T, 3) float32, one column an objective.
+        labels: Arrays (T, ...) by name.
+        tags: JSON-safe facts about the episode.
+    """
+
+    key: str
+    obs: dict[str, np.ndarray]
+    actions: np.ndarray
+    rewards: np.ndarray
+    dones: np.ndarray
+    vector_rewards: np.ndarray
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    tags: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Returns the number of steps."""
+        return len(self.actions)
+
+    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields every array with its path inside the demo's group, in a fixed order."""
+        for name in sorted(self.obs):
+            yield f"obs/{name}", self.obs[name]
+        for name in ("actions", "rewards", "dones", "vector_rewards"):
+            yield name, getattr(self, name)
+        for name in sorted(self.labels):
+            yield f"labels/{name}", self.labels[name]
+
+
+def split_of(source: str, key: str, shares: Sequence[float]) -> str:
+    """Returns the split of an episode, a function of its name alone.
+
+    Adding or removing other episodes never moves one from training to testing.
+
+    Args:
+        source: Source name.
+        key: The episode's key.
+        shares: Shares of train, valid and test; they sum to one.
+    """
+    digest = hashlib.sha256(f"{source}/{key}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < shares[0]:
+        return "train"
+    return "valid" if position < shares[0] + shares[1] else "test"
+
+
+def write(
+    path: Path,
+    episodes: Iterable[Episode],
+    *,
+    source: str,
+    shares: Sequence[float] = (1.0, 0.0, 0.0),
+    env_args: dict[str, Any] | None = None,
+) -> int:
+    """Streams episodes into a new file.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        episodes: Consumed one by one.
+        source: Source name, e.g. ``"sima2"``.
+        shares: Shares of train, valid and test.
+        env_args: robomimic's description of the environment.
+
+    Returns:
+        The number of episodes written.
+    """
+    env_args = env_args or {"env_name": source, "type": 1, "env_kwargs": {}}
+    masks: dict[str, list[str]] = {split: [] for split in SPLITS}
+    count = total = 0
+    with atomic(path) as scratch, h5py.File(scratch, "w") as file:
+        file.attrs["schema"] = SCHEMA
+        file.attrs["source"] = source
+        data = file.create_group("data")
+        for episode in episodes:
+            name = f"demo_{count}"
+            group = data.create_group(name)
+            group.attrs["num_samples"] = len(episode)
+            group.attrs["key"] = episode.key
+            group.attrs["tags"] = json.dumps(episode.tags, sort_keys=True, allow_nan=False)
+            for array_name, array in episode.arrays():
+                _write_array(group, array_name, array)
+            masks[split_of(source, episode.key, shares)].append(name)
+            count += 1
+            total += len(episode)
+        data.attrs["total"] = total
+        data.attrs["env_args"] = json.dumps(env_args, sort_keys=True)
+        for split, names in masks.items():
+            file.create_dataset(f"mask/{split}", data=np.array(names, dtype="S16"))
+    return count
+
+
+def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> None:
+    # Pictures are chunked a few frames each: a training batch reads single frames. Level 1 of
+    # gzip, which every HDF5 reader has, halves them at little cost.
+    if array.ndim >= 3:
+        chunks = (min(8, len(array)), *array.shape[1:])
+        group.create_dataset(
+            name, data=array, chunks=chunks, compression="gzip", compression_opts=1
+        )
+    else:
+        group.create_dataset(name, data=array)
+
+
+def open_file(path: Path) -> h5py.File:
+    """Opens an episode file for reading.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: If it is missing, not HDF5, or of another schema version.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise UserError(f"{relative(path)}: not found; `dvc repro` writes it") from None
+    except OSError as error:
+        raise UserError(f"{relative(path)}: not a readable HDF5 file ({error})") from None
+    schema = file.attrs.get("schema")
+    if schema != SCHEMA:
+        file.close()
+        raise UserError(
+            f"{relative(path)}: episode schema {schema}, this version reads {SCHEMA}; "
+            "run `dvc repro` to rebuild it"
+        )
+    return file
+
+
+def read(
+    path: Path, *, splits: Sequence[str] = SPLITS, fields: Sequence[str] | None = None
+) -> Iterator[Episode]:
+    """Yields the episodes of a file one by one.
+
+    Args:
+        path: The file.
+        splits: Only episodes of these splits.
+        fields: Only these arrays under obs/ and labels/ (e.g. ``("obs/image",)``); ``None`` reads
+            all. Actions, rewards and dones always come.
+
+    Raises:
+        UserError: If the file is missing, not HDF5, of another schema, or damaged.
+    """
+    with open_file(path) as file:
+        wanted = {name.decode() for split in splits for name in file[f"mask/{split}"][()]}
+        for index in range(len(file["data"])):
+            if f"demo_{index}" in wanted:
+                yield _read_episode(path, file[f"data/demo_{index}"], fields)
+
+
+def _read_episode(path: Path, group: h5py.Group, fields: Sequence[str] | None) -> Episode:
+    def arrays(folder: str) -> dict[str, np.ndarray]:
+        return {
+            name: dataset[()]
+            for name, dataset in group.get(folder, {}).items()
+            if fields is None or f"{folder}/{name}" in fields
+        }
+
+    try:
+        return Episode(
+            key=group.attrs["key"],
+            obs=arrays("obs"),
+            actions=group["actions"][()],
+            rewards=group["rewards"][()],
+            dones=group["dones"][()],
+            vector_rewards=group["vector_rewards"][()],
+            labels=arrays("labels"),
+            tags=json.loads(group.attrs["tags"]),
+        )
+    except (KeyError, OSError) as error:
+        raise UserError(f"{relative(path)}: {group.name} is damaged ({error})") from None
+
+
+def problems(episode: Episode) -> list[str]:
+    """Returns what is wrong with an episode, nothing for a sound one.
+
+    Args:
+        episode: The episode, all arrays read.
+    """
+    found = []
+    steps = len(episode)
+    if steps < 2:
+        found.append(f"{steps} steps; at least 2 are needed")
+    for name, array in episode.arrays():
+        if len(array) != steps:
+            found.append(f"{name}: {len(array)} steps, actions have {steps}")
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            found.append(f"{name}: NaN or infinite")
+    if np.issubdtype(episode.actions.dtype, np.floating) and np.abs(episode.actions).max() > 1:
+        found.append("actions: outside [-1, 1]")
+    image = episode.obs.get("image")
+    if image is not None and (image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3):
+        found.append(f"obs/image: {image.dtype} {image.shape}, not uint8 (T, H, W, 3)")
+    return found
+
+
+def checksum(episode: Episode) -> str:
+    """Returns a SHA-256 of everything an episode holds, 16 hex digits.
+
+    Args:
+        episode: The episode, all arrays read.
+    """
+    digest = hashlib.sha256(json.dumps(episode.tags, sort_keys=True).encode())
+    for name, array in episode.arrays():
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,62 @@
+"""Linear probes: what a ridge regression can read from frozen features on held-out episodes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lib.manifest import Dataset
+from lib.ridge import apply_ridge, fit_ridge
+
+# Columns of labels/state; see lib/sim/env.py.
+TARGETS = {"hand_x": 0, "hand_y": 1, "hand_z": 2, "drawer_x": 4, "drawer_opening": 7}
+
+
+def r2(truth_NK: np.ndarray, predicted_NK: np.ndarray) -> np.ndarray:
+    """Coefficient of determination, 1 - residual / total variance, by column.
+
+    Args:
+        truth_NK: Targets.
+        predicted_NK: Predictions.
+
+    Returns:
+        (K,).
+    """
+    residual = ((truth_NK - predicted_NK) ** 2).sum(0)
+    return 1 - residual / ((truth_NK - truth_NK.mean(0)) ** 2).sum(0)
+
+
+def probe(
+    features_NCHW: np.ndarray, states_NS: np.ndarray, dataset: Dataset, penalty: float
+) -> tuple[dict[str, float], dict[str, float], dict[str, np.ndarray]]:
+    """Fits on training episodes, scores on test episodes.
+
+    Args:
+        features_NCHW: Frozen features of every step of the dataset.
+        states_NS: Its labels/state.
+        dataset: Its splits.
+        penalty: Of the ridge.
+
+    Returns:
+        R2 by target with their minimum: on test episodes under nominal light and camera, and on
+        those under stressed ones (empty where there are none); and for plots the truth and
+        prediction of the nominal test steps.
+    """
+    x = features_NCHW.reshape(len(features_NCHW), -1)
+    y = states_NS[:, list(TARGETS.values())].astype(np.float64)
+    train = dataset.rows(["train"])[::2]  # neighbours in time are nearly the same
+    weights = fit_ridge(x[train], y[train], penalty)
+    scores = []
+    for visual in (False, True):
+        rows = dataset.rows(["test"], visual=visual)
+        scores.append(_scores(y[rows], apply_ridge(weights, x[rows].astype(np.float64))))
+    rows = dataset.rows(["test"], visual=False)
+    scatter = {"truth": y[rows], "predicted": apply_ridge(weights, x[rows].astype(np.float64))}
+    return scores[0], scores[1], scatter
+
+
+def _scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    if len(truth) < 2:
+        return {}
+    values = {f"{name}_r2": float(v) for name, v in zip(TARGETS, r2(truth, predicted), strict=True)}
+    values["min_r2"] = min(values.values())
+    return {name: round(value, 6) for name, value in values.items()}

@@ -1,0 +1,144 @@
+"""Boundary and primitive metrics on held-out frames, and the router's accuracy.
+
+Tensor suffixes: N frames, C classes, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lib.episode import PRIMITIVES
+from lib.manifest import Dataset
+from lib.models.heuristic import boundary_of
+from lib.perception.segmenter import Segmenter, SkillRouter
+
+BATCH = 32
+
+
+@dataclass
+class Scores:
+    """Counts over frames, from which every metric follows.
+
+    Attributes:
+        confusion: (C, C) pixels, true class by row.
+        boundary: (2, 3) true positives, predicted, true; exactly, and within one pixel.
+    """
+
+    confusion: np.ndarray = field(
+        default_factory=lambda: np.zeros((len(PRIMITIVES), len(PRIMITIVES)), np.int64)
+    )
+    boundary: np.ndarray = field(default_factory=lambda: np.zeros((2, 4), np.int64))
+
+    def add(self, truth: np.ndarray, predicted: np.ndarray, boundary: np.ndarray) -> None:
+        """Takes some frames.
+
+        Args:
+            truth: (N, H, W) primitives.
+            predicted: (N, H, W) primitives.
+            boundary: (N, H, W) bool, predicted.
+        """
+        pairs = truth.astype(np.int64) * len(PRIMITIVES) + predicted
+        self.confusion += np.bincount(pairs.ravel(), minlength=len(PRIMITIVES) ** 2).reshape(
+            self.confusion.shape
+        )
+        real = boundary_of(truth)
+        for row, width in enumerate((0, 1)):
+            self.boundary[row] += (
+                (boundary & grow(real, width)).sum(),
+                boundary.sum(),
+                (real & grow(boundary, width)).sum(),
+                real.sum(),
+            )
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the metrics, rounded to 6 digits.
+
+        ``boundary_f1`` counts exact pixels; ``boundary_f1_1px`` forgives one pixel, diagonals
+        included, in precision and in recall. Primitives that do not occur are left out of means.
+        """
+        hit = np.diag(self.confusion)
+        union = self.confusion.sum(0) + self.confusion.sum(1) - hit
+        iou = hit / np.maximum(union, 1)
+        f1 = 2 * hit / np.maximum(self.confusion.sum(0) + self.confusion.sum(1), 1)
+        present = self.confusion.sum(1) > 0
+        exact, near = (
+            2 * p * r / max(p + r, 1e-12)
+            for p, r in ((a / max(b, 1), c / max(d, 1)) for a, b, c, d in self.boundary)
+        )
+        values = {
+            "boundary_f1": exact,
+            "boundary_f1_1px": near,
+            "primitive_miou": iou[present].mean() if present.any() else 0.0,
+            "primitive_f1": f1[present].mean() if present.any() else 0.0,
+            "handle_iou": iou[PRIMITIVES.index("handle")],
+        }
+        return {name: round(float(value), 6) for name, value in values.items()}
+
+
+def grow(mask_NHW: np.ndarray, pixels: int) -> np.ndarray:
+    """Widens masks by a square of ``pixels`` in each direction.
+
+    Args:
+        mask_NHW: bool.
+        pixels: 0 leaves it as it is.
+    """
+    if pixels == 0:
+        return mask_NHW
+    maps = torch.from_numpy(mask_NHW[:, None].astype(np.float32))
+    return F.max_pool2d(maps, 2 * pixels + 1, 1, pixels)[:, 0].numpy() > 0
+
+
+def score(
+    segmenter: Segmenter,
+    images_NHW3: np.ndarray,
+    truth_NHW: np.ndarray,
+    threshold: float,
+) -> Scores:
+    """Compares a segmenter with exact labels.
+
+    Args:
+        segmenter: The U-Net or the heuristic.
+        images_NHW3: uint8.
+        truth_NHW: Exact primitives.
+        threshold: Probability from which a pixel is a boundary. The heuristic's boundary is that
+            of its primitives.
+    """
+    scores = Scores()
+    for start in range(0, len(images_NHW3), BATCH):
+        part = slice(start, start + BATCH)
+        probabilities, boundary = segmenter.probabilities(images_NHW3[part])
+        predicted = probabilities.argmax(1).numpy().astype(np.uint8)
+        edges = boundary_of(predicted) if boundary is None else boundary.numpy() >= threshold
+        scores.add(truth_NHW[part], predicted, edges)
+    return scores
+
+
+def router_accuracy(
+    router: SkillRouter, dataset: Dataset, geometry_NG: np.ndarray, splits: list[str]
+) -> float:
+    """Share of steps on which the router names the simulator's skill.
+
+    Args:
+        router: The router.
+        dataset: Holds ``obs/eef_pos``, ``obs/gripper`` and ``labels/skill``.
+        geometry_NG: Of every step.
+        splits: Of the episodes.
+    """
+    proprio = np.concatenate([dataset.arrays["obs/eef_pos"], dataset.arrays["obs/gripper"]], 1)
+    right = total = 0
+    for episode in dataset.episodes:
+        if episode.split not in splits:
+            continue
+        to_handle = router.to_handle(geometry_NG[episode.rows], proprio[episode.rows])
+        had_hold = np.zeros(1, bool)
+        for vector, truth in zip(
+            to_handle, dataset.arrays["labels/skill"][episode.rows], strict=True
+        ):
+            skill, had_hold = router.route(vector[None], had_hold)
+            right += int(skill[0] == truth)
+            total += 1
+    return round(right / max(total, 1), 6)

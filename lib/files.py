@@ -1,0 +1,94 @@
+"""Atomic, byte-stable writing of the small text files that Git or DVC keeps."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lib.errors import UserError
+from lib.paths import relative
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a scratch path beside ``path`` and moves it into place when the block succeeds.
+
+    A killed or failing writer leaves ``path`` as it was: outs are whole or absent.
+
+    Args:
+        path: Where the finished file goes; missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays: some writers (imageio, matplotlib) choose the format by it.
+    scratch = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield scratch
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` as UTF-8 with its line ends as they are, whole or not at all.
+
+    Args:
+        path: The file.
+        text: Its content.
+    """
+    with atomic(path) as scratch:
+        scratch.write_bytes(text.encode())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes strict JSON, two-space indented, keys in the order given.
+
+    Args:
+        path: The file.
+        value: Plain Python values; floats must be finite.
+
+    Raises:
+        ValueError: On NaN or infinity, which are not JSON and which DVC shows as changed for ever.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: If the file is missing or is not a JSON object.
+    """
+    try:
+        value = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{relative(path)}: not found; `dvc repro` writes it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{relative(path)}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{relative(path)}: holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of equal keys as CSV, floats with 6 significant digits.
+
+    Args:
+        path: The file.
+        rows: At least one row; the first one's keys are the header.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    write_text(path, buffer.getvalue())

@@ -1,0 +1,190 @@
+"""Builds the manifest: every episode of every source checked, named and judged."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from lib import episode
+from lib.console import track
+from lib.episode import PRIMITIVES, Episode
+from lib.errors import UserError
+from lib.files import read_json
+from lib.manifest import CONSUMERS, SCHEMA, SOURCES
+from lib.models.heuristic import HeuristicSegmenter
+from lib.paths import relative
+
+OUTCOMES = ("success", "failure", "recovery", "unknown")
+
+
+def why_not(item: Episode, task: str) -> dict[str, bool | str]:
+    """Says for each training stage whether an episode may feed it, or why not.
+
+    Args:
+        item: The episode.
+        task: The task that is trained.
+
+    Returns:
+        True, or the reason, by consumer.
+    """
+    found = episode.problems(item)
+    image = "obs/image" if "image" in item.obs else None
+    same_robot = item.tags.get("action_space") == "eef_delta"
+    verdict: dict[str, bool | str] = {}
+    for consumer in CONSUMERS:
+        if found:
+            verdict[consumer] = f"damaged: {found[0]}"
+        elif image is None:
+            verdict[consumer] = "has no pictures"
+        elif consumer == "vision":
+            verdict[consumer] = True
+        elif consumer == "segmenter":
+            labelled = "segmentation" in item.labels
+            verdict[consumer] = labelled or "has no pixel labels"
+        elif not same_robot:
+            space = item.tags.get("action_space", "unknown")
+            verdict[consumer] = f"another action space ({space})"
+        elif consumer == "policy" and item.tags.get("task") != task:
+            verdict[consumer] = f"another task ({item.tags.get('task', 'unknown')})"
+        else:
+            verdict[consumer] = True
+    return verdict
+
+
+def build_manifest(
+    task: str, shares: list[float], trust_frames: int, trust_prior: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads every episode once and writes down what it is good for.
+
+    Args:
+        task: The task that is trained.
+        shares: Shares of train, valid and test.
+        trust_frames: Exactly labelled frames on which the heuristic is judged.
+        trust_prior: Trust of a cell without measurements.
+
+    Returns:
+        The manifest and the metrics.
+
+    Raises:
+        UserError: If no source holds a single episode.
+    """
+    entries: list[dict[str, Any]] = []
+    judge = _HeuristicJudge(trust_frames)
+    label_kinds: dict[str, set[str]] = {source: set() for source in SOURCES}
+    stream = itertools.chain.from_iterable(
+        ((source, item) for item in episode.read(path)) for source, path in SOURCES.items()
+    )
+    total = sum(_count(path) for path in SOURCES.values())
+    for source, item in track(stream, "checking episodes", total, "episodes"):
+        split = episode.split_of(source, item.key, shares)
+        usable = why_not(item, task)
+        entries.append(
+            {
+                "source": source,
+                "key": item.key,
+                "split": split,
+                "steps": len(item),
+                "checksum": episode.checksum(item),
+                "usable": usable,
+                "tags": item.tags,
+            }
+        )
+        if "segmentation" in item.labels:
+            label_kinds[source].add(item.tags.get("labels", "unknown"))
+            if item.tags.get("labels") == "exact" and split == "train" and not item.tags["visual"]:
+                judge.see(item)
+    if not entries:
+        raise UserError("data/phase1: no source holds an episode; raise phase1_sima2.episodes")
+    trust = {
+        source: judge.exact() if kinds == {"exact"} else judge.silver(trust_prior)
+        for source, kinds in label_kinds.items()
+        if kinds
+    }
+    skipped = {
+        source: read_json(path.with_name(f"{source}_skipped.json"))["skipped"]
+        for source, path in SOURCES.items()
+        if source != "sima2"
+    }
+    manifest = {
+        "schema": SCHEMA,
+        "task": task,
+        "files": {source: relative(path) for source, path in SOURCES.items()},
+        "trust": trust,
+        "skipped": skipped,
+        "episodes": entries,
+    }
+    return manifest, _metrics(entries, skipped)
+
+
+def _count(path: Any) -> int:
+    with episode.open_file(path) as file:
+        return len(file["data"])
+
+
+def _metrics(entries: list[dict[str, Any]], skipped: dict[str, list]) -> dict[str, Any]:
+    judged = [e for e in entries if "success" in e["tags"]]
+    simulated = [e for e in entries if "template" in e["tags"]]
+    outcomes = Counter((e["tags"]["template"], e["tags"]["outcome"]) for e in simulated)
+    templates = sorted({template for template, _ in outcomes})
+    return {
+        "episodes": len(entries),
+        "frames": sum(e["steps"] for e in entries),
+        "success_rate": sum(e["tags"]["success"] for e in judged) / max(len(judged), 1),
+        "split": dict(sorted(Counter(e["split"] for e in entries).items())),
+        "source": {
+            source: {
+                "episodes": sum(e["source"] == source for e in entries),
+                "frames": sum(e["steps"] for e in entries if e["source"] == source),
+                "skipped": len(skipped.get(source, [])),
+            }
+            for source in SOURCES
+        },
+        "usable": {c: sum(e["usable"][c] is True for e in entries) for c in CONSUMERS},
+        "template": {
+            template: {name: outcomes[template, name] for name in OUTCOMES[:3]}
+            for template in templates
+        },
+    }
+
+
+class _HeuristicJudge:
+    """Compares the heuristic's labels with exact ones, class by class."""
+
+    def __init__(self, frames: int) -> None:
+        self._left = frames
+        self._segmenter = HeuristicSegmenter()
+        self._said = np.zeros(len(PRIMITIVES), np.int64)
+        self._right = np.zeros(len(PRIMITIVES), np.int64)
+        self._exact = np.zeros(len(PRIMITIVES), np.int64)
+
+    def see(self, item: Episode) -> None:
+        """Takes a few frames, spread over the episode, until enough were seen."""
+        rows = np.linspace(0, len(item) - 1, min(4, self._left), dtype=int)
+        if len(rows) == 0:
+            return
+        self._left -= len(rows)
+        exact = item.labels["segmentation"][rows]
+        said = self._segmenter.primitives(item.obs["image"][rows])
+        for index in range(len(PRIMITIVES)):
+            self._said[index] += (said == index).sum()
+            self._right[index] += ((said == index) & (exact == index)).sum()
+            self._exact[index] += (exact == index).sum()
+
+    def exact(self) -> dict[str, dict[str, float]]:
+        """Trust in exact labels: 1, on as many pixels as were looked at."""
+        return {
+            name: {"trust": 1.0, "pixels": int(self._exact[i])} for i, name in enumerate(PRIMITIVES)
+        }
+
+    def silver(self, prior: float) -> dict[str, dict[str, float]]:
+        """Trust in the heuristic: the share of the pixels it gives a class that are of it."""
+        return {
+            name: {
+                "trust": round(float(self._right[i] / self._said[i]), 4) if self._said[i] else prior,
+                "pixels": int(self._said[i]),
+            }
+            for i, name in enumerate(PRIMITIVES)
+        }

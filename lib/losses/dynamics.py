@@ -1,0 +1,60 @@
+"""Loss of the spatial RNN: forward dynamics and temporal smoothness.
+
+Tensor suffixes: T time, B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dynamics_loss(
+    predicted: Sequence[Tensor],
+    target: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    alpha: float,
+    beta: float,
+) -> dict[str, Tensor]:
+    """Forward-dynamics loss over the levels of a feature pyramid.
+
+    L = alpha L_prediction + beta L_smoothness, where, averaged over the levels,
+
+    * L_prediction is the mean squared error against the target with its gradient stopped, so
+      that the encoder cannot win by making its features easy to predict;
+    * L_smoothness is the mean of (h_{t+1} - h_t)^2 over time, batch, channels and space.
+
+    Means stand where sums could, so that alpha and beta keep their meaning when the window, the
+    batch or the image changes.
+
+    Args:
+        predicted: Predicted features of each level, any shape.
+        target: Features that came true, level by level of the same shapes.
+        hidden: Hidden states of each level, (T, B, C, H, W) with T >= 2.
+        alpha: Weight of the prediction.
+        beta: Weight of the smoothness.
+
+    Returns:
+        Scalars under "total", "prediction" and "smoothness".
+
+    Raises:
+        ValueError: If the numbers of levels or the shapes differ, or a hidden state has fewer
+            than two steps.
+    """
+    if not len(predicted) == len(target) == len(hidden) >= 1:
+        raise ValueError(
+            "dynamics_loss needs as many predictions as targets and hidden states, "
+            f"got {len(predicted)}, {len(target)} and {len(hidden)}"
+        )
+    for y, t, h in zip(predicted, target, hidden, strict=True):
+        if y.shape != t.shape:
+            raise ValueError(f"predicted {tuple(y.shape)} against target {tuple(t.shape)}")
+        if len(h) < 2:
+            raise ValueError(f"smoothness needs two time steps or more, got {len(h)}")
+    prediction = torch.stack(
+        [F.mse_loss(y, t.detach()) for y, t in zip(predicted, target, strict=True)]
+    ).mean()
+    smoothness = torch.stack([h.diff(dim=0).square().mean() for h in hidden]).mean()
+    total = alpha * prediction + beta * smoothness
+    return {"total": total, "prediction": prediction, "smoothness": smoothness}

@@ -1,0 +1,160 @@
+"""Losses of the segmenter: focal and Dice for boundaries, cross-entropy for primitives.
+
+Every loss takes per-pixel weights: how far the label of each pixel is trusted (each segment's
+trust painted on its pixels). A pixel of weight 0 has no influence and no gradient, and scaling
+the weights of a batch scales neither the focal loss nor the cross-entropy.
+
+Papers: Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv 1708.02002);
+Milletari et al. 2016, "V-Net" (Dice loss, arXiv 1606.04797).
+
+Tensor suffixes: B batch, C classes, H height, W width; 1 is a single channel.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DICE_SMOOTHING = 1.0  # pixels
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of ``values``, or ``sum(w * v) / sum(w)``; 0 where all weights are 0."""
+    if weights is None:
+        return values.mean()
+    smallest = torch.finfo(values.dtype).tiny
+    return (weights * values).sum() / weights.sum().clamp_min(smallest)
+
+
+def focal_loss(
+    logits: Tensor, targets: Tensor, alpha: float, gamma: float, weights: Tensor | None = None
+) -> Tensor:
+    """Binary focal loss, ``-alpha_t (1 - p_t)^gamma log p_t`` (Lin et al. 2017, equation 5).
+
+    This is torchvision's ``sigmoid_focal_loss`` with ``reduction="mean"``. With gamma 0 and
+    alpha 1/2 it is half the binary cross-entropy.
+
+    Args:
+        logits: Any shape.
+        targets: 0 or 1 in the shape of the logits, floating point.
+        alpha: Weight of the positive class, in [0, 1]; the negative class has 1 - alpha.
+        gamma: How strongly well-classified pixels are played down; 0 or more.
+        weights: Trust in each target, 0 or more, in the shape of the logits.
+
+    Returns:
+        The (weighted) mean, a scalar.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    _require_same_shape(logits, targets, weights)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    p = logits.sigmoid()
+    p_t = p * targets + (1 - p) * (1 - targets)
+    alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
+    return weighted_mean(alpha_t * (1 - p_t) ** gamma * cross_entropy, weights)
+
+
+def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Soft Dice loss of each sample, averaged over the batch (after Milletari et al. 2016).
+
+    With p the sigmoid of the logits, sums over all pixels of a sample, and a smoothing of s = 1
+    pixel in numerator *and* denominator::
+
+        1 - (2 sum(w p t) + s) / (sum(w p) + sum(w t) + s)
+
+    So a sample without positives (or without trusted pixels) costs 0 when nothing is predicted
+    and still pushes false positives down. Libraries differ here: MONAI smooths alike but with
+    1e-5; segmentation-models-pytorch takes one sum over the batch and gives empty targets 0.
+
+    Args:
+        logits: (B, ...).
+        targets: 0 or 1 in the shape of the logits, floating point.
+        weights: Trust in each target, 0 or more, in the shape of the logits.
+
+    Returns:
+        The mean over the batch, a scalar in [0, 1).
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    _require_same_shape(logits, targets, weights)
+    p, t = logits.sigmoid().flatten(1), targets.flatten(1)
+    w = torch.ones_like(p) if weights is None else weights.flatten(1)
+    overlap_B = (w * p * t).sum(1)
+    total_B = (w * (p + t)).sum(1)
+    return 1 - ((2 * overlap_B + DICE_SMOOTHING) / (total_B + DICE_SMOOTHING)).mean()
+
+
+def primitive_loss(
+    logits_BCHW: Tensor, targets_BHW: Tensor, weights_BHW: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of the primitive class of each pixel.
+
+    Args:
+        logits_BCHW: One logit a class.
+        targets_BHW: Class indices, int64.
+        weights_BHW: Trust in each target, 0 or more.
+
+    Returns:
+        The (weighted) mean in nats, a scalar.
+    """
+    # Picked by gather, not F.nll_loss: its two-dimensional form has no deterministic CUDA kernel.
+    log_p_BCHW = F.log_softmax(logits_BCHW, dim=1)
+    cross_entropy_BHW = -log_p_BCHW.gather(1, targets_BHW[:, None])[:, 0]
+    return weighted_mean(cross_entropy_BHW, weights_BHW)
+
+
+def segmentation_loss(
+    boundary_logits_B1HW: Tensor,
+    primitive_logits_BCHW: Tensor,
+    boundary_BHW: Tensor,
+    primitive_BHW: Tensor,
+    weights_BHW: Tensor,
+    *,
+    alpha: float,
+    gamma: float,
+    focal_alpha: float,
+    lambda_boundary: float,
+    lambda_primitive: float,
+) -> dict[str, Tensor]:
+    """Whole loss of the segmenter.
+
+    L_boundary = alpha L_focal + (1 - alpha) L_dice
+    L_total = lambda_boundary L_boundary + lambda_primitive L_primitive
+
+    Args:
+        boundary_logits_B1HW: Logits of "this pixel is a boundary".
+        primitive_logits_BCHW: Logits of the primitive classes.
+        boundary_BHW: 1 on boundaries, else 0; any dtype.
+        primitive_BHW: Class indices, int64.
+        weights_BHW: Trust in each pixel's labels, 0 or more; acts on every term.
+        alpha: Share of the focal loss in the boundary loss, in [0, 1].
+        gamma: Focusing parameter of the focal loss.
+        focal_alpha: Weight of the positive class in the focal loss.
+        lambda_boundary: Weight of the boundary loss.
+        lambda_primitive: Weight of the primitive loss.
+
+    Returns:
+        Scalars under "total", "boundary", "focal", "dice" and "primitive".
+    """
+    logits_BHW = boundary_logits_B1HW[:, 0]
+    targets_BHW = boundary_BHW.to(logits_BHW.dtype)
+    focal = focal_loss(logits_BHW, targets_BHW, focal_alpha, gamma, weights_BHW)
+    dice = dice_loss(logits_BHW, targets_BHW, weights_BHW)
+    boundary = alpha * focal + (1 - alpha) * dice
+    primitive = primitive_loss(primitive_logits_BCHW, primitive_BHW, weights_BHW)
+    total = lambda_boundary * boundary + lambda_primitive * primitive
+    return {
+        "total": total,
+        "boundary": boundary,
+        "focal": focal,
+        "dice": dice,
+        "primitive": primitive,
+    }
+
+
+def _require_same_shape(logits: Tensor, targets: Tensor, weights: Tensor | None) -> None:
+    """Raise where shapes would broadcast into something that nobody meant."""
+    for name, other in (("targets", targets), ("weights", weights)):
+        if other is not None and other.shape != logits.shape:
+            raise ValueError(f"{name} are {tuple(other.shape)}, logits {tuple(logits.shape)}")

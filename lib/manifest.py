@@ -1,0 +1,175 @@
+"""The manifest of phase 1: which episode is where, in which split, and good for which stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib import episode
+from lib.episode import PRIMITIVES
+from lib.errors import UserError
+from lib.files import read_json
+from lib.paths import ISAAC_EPISODES, MANIFEST, ROS_EPISODES, SIMA2_EPISODES, relative
+
+SCHEMA = 1
+CONSUMERS = ("vision", "rnn", "segmenter", "policy")
+SOURCES: dict[str, Path] = {
+    "sima2": SIMA2_EPISODES,
+    "ros": ROS_EPISODES,
+    "isaac": ISAAC_EPISODES,
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One episode in the arrays of a Dataset.
+
+    Attributes:
+        source: Source name.
+        key: Its key within the source.
+        split: train, valid or test.
+        start: First row.
+        stop: One past its last row.
+        tags: The episode's tags.
+    """
+
+    source: str
+    key: str
+    split: str
+    start: int
+    stop: int
+    tags: dict[str, Any]
+
+    def __len__(self) -> int:
+        """Returns the number of steps."""
+        return self.stop - self.start
+
+    @property
+    def rows(self) -> slice:
+        """The episode's rows."""
+        return slice(self.start, self.stop)
+
+
+@dataclass
+class Dataset:
+    """Steps of many episodes, one after the other.
+
+    Attributes:
+        arrays: (N, ...) by field name, e.g. ``obs/image``; N steps in all.
+        episodes: Which rows belong to which episode.
+    """
+
+    arrays: dict[str, np.ndarray]
+    episodes: list[Reference] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Returns the number of steps."""
+        return self.episodes[-1].stop if self.episodes else 0
+
+    def rows(self, splits: Sequence[str], *, visual: bool | None = None) -> np.ndarray:
+        """Returns the rows of some splits.
+
+        Args:
+            splits: Names of splits.
+            visual: Only episodes with (or without) stressed light and camera.
+        """
+        chosen = [e for e in self.episodes if e.split in splits and _is(e, visual)]
+        return np.concatenate([np.arange(e.start, e.stop) for e in chosen] or [np.arange(0)])
+
+    def rows_of(self, part: Dataset) -> np.ndarray:
+        """Returns where the steps of another dataset stand in this one.
+
+        Args:
+            part: Holds some of this dataset's episodes.
+        """
+        start = {(e.source, e.key): e.start for e in self.episodes}
+        return np.concatenate(
+            [np.arange(len(e)) + start[e.source, e.key] for e in part.episodes]
+        )
+
+
+def _is(reference: Reference, visual: bool | None) -> bool:
+    return visual is None or bool(reference.tags.get("visual")) == visual
+
+
+def read_manifest(path: Path = MANIFEST) -> dict[str, Any]:
+    """Reads the manifest.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: If it is missing or of another schema.
+    """
+    manifest = read_json(path)
+    if manifest.get("schema") != SCHEMA:
+        raise UserError(
+            f"{relative(path)}: manifest schema {manifest.get('schema')}, this version reads "
+            f"{SCHEMA}; run `dvc repro` to rebuild it"
+        )
+    return manifest
+
+
+def _usable(manifest: dict[str, Any], consumer: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for entry in manifest["episodes"]:
+        if entry["usable"][consumer] is True:
+            yield f"{entry['source']}/{entry['key']}", entry
+
+
+def load_dataset(
+    consumer: str, fields: Sequence[str], splits: Sequence[str] = episode.SPLITS
+) -> Dataset:
+    """Loads the steps that a stage may use.
+
+    Args:
+        consumer: One of CONSUMERS.
+        fields: Arrays to load, by their path in a demo's group, e.g. ``obs/image``, ``actions``.
+        splits: Names of splits.
+
+    Raises:
+        UserError: If no episode is usable.
+    """
+    entries = dict(_usable(read_manifest(), consumer))
+    entries = {name: entry for name, entry in entries.items() if entry["split"] in splits}
+    if not entries:
+        raise UserError(
+            f"{relative(MANIFEST)}: no episode is usable for {consumer}; it says why for each"
+        )
+    total = sum(entry["steps"] for entry in entries.values())
+    dataset, row = Dataset({}), 0
+    for source, path in SOURCES.items():
+        for item in episode.read(path, splits=splits, fields=fields):
+            entry = entries.get(f"{source}/{item.key}")
+            if entry is None:
+                continue
+            stop = row + len(item)
+            values = dict(item.arrays())
+            for name in fields:
+                if name not in dataset.arrays:
+                    shape, dtype = values[name].shape[1:], values[name].dtype
+                    dataset.arrays[name] = np.empty((total, *shape), dtype)
+                dataset.arrays[name][row:stop] = values[name]
+            dataset.episodes.append(
+                Reference(source, item.key, entry["split"], row, stop, item.tags)
+            )
+            row = stop
+    return dataset
+
+
+def trust_table(manifest: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the TrustMatrix: for each source, the trust in the labels of each primitive.
+
+    Args:
+        manifest: What ``read_manifest`` gave.
+
+    Returns:
+        (len(PRIMITIVES),) float32 in [0, 1] by source.
+    """
+    return {
+        source: np.array([cells[name]["trust"] for name in PRIMITIVES], np.float32)
+        for source, cells in manifest["trust"].items()
+    }

@@ -1,0 +1,301 @@
+"""Vision backbone: a RegNet trunk under a BiFPN, and the two heads that train it.
+
+Papers: Radosavovic et al. 2020, "Designing Network Design Spaces" (RegNet, arXiv 2003.13678);
+Tan et al. 2020, "EfficientDet" (BiFPN, arXiv 1911.09070); Chen et al. 2020, "SimCLR" (projection
+head, arXiv 2002.05709); Shi et al. 2016 (pixel shuffle, arXiv 1609.05158).
+
+Tensor suffixes: B batch, C channels, H height, W width, D features.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEVELS = ("p3", "p4", "p5")  # strides 8, 16 and 32
+
+# Image intensities in [0, 1] are centred and scaled alike in every channel: rendered scenes do
+# not share the colour statistics of photographs.
+IMAGE_MEAN, IMAGE_STD = 0.5, 0.25
+
+
+class TrunkShape(NamedTuple):
+    """Channels of the stem, channels and blocks of the four stages, channels of a group."""
+
+    stem: int
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    group_width: int
+
+
+def regnet_widths(
+    depth: int, w0: float, wa: float, wm: float, group_width: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Quantised linear widths of a RegNet (Radosavovic et al. 2020, equations 2 to 4).
+
+    Block j wants ``w0 + wa * j`` channels. That is rounded to the nearest ``w0 * wm**k`` with an
+    integer k, then to a multiple of 8; blocks of equal width form a stage. Last, each width is
+    rounded to a multiple of ``group_width``, so that the groups divide it.
+
+    Args:
+        depth: Number of blocks over all stages.
+        w0: Width of the first block, in channels.
+        wa: Slope of the width, in channels a block.
+        wm: Ratio of the widths of neighbouring stages.
+        group_width: Channels of one convolution group.
+
+    Returns:
+        The width and the number of blocks of each stage.
+
+    Raises:
+        ValueError: If a parameter is outside its range (``wa >= 0``, ``w0 > 0``, ``wm > 1``).
+    """
+    if depth < 1 or group_width < 1 or wa < 0 or w0 <= 0 or wm <= 1:
+        raise ValueError(f"no RegNet has {depth=}, {w0=}, {wa=}, {wm=}, {group_width=}")
+    stages: dict[int, int] = {}
+    for block in range(depth):
+        exponent = round(math.log((w0 + wa * block) / w0) / math.log(wm))
+        width = round(w0 * wm**exponent / 8) * 8
+        stages[width] = stages.get(width, 0) + 1
+    widths = [max(1, round(width / group_width)) * group_width for width in stages]
+    return tuple(widths), tuple(stages.values())
+
+
+def trunk_shape(size: str, block: str) -> TrunkShape:
+    """Shape of a named trunk.
+
+    Args:
+        size: "tiny" and "small" are sized for processors; "400MF" is the published RegNet.
+        block: "X", or "Y" for blocks with squeeze-excitation.
+
+    Returns:
+        The shape; its group width divides every width.
+
+    Raises:
+        ValueError: If the size or the block is unknown.
+    """
+    if block not in ("X", "Y"):
+        raise ValueError(f"unknown block {block!r}: choose 'X' or 'Y'")
+    if size == "tiny":
+        return TrunkShape(16, (24, 48, 96, 144), (1, 1, 3, 1), 24)
+    if size == "small":
+        return TrunkShape(32, (32, 64, 128, 256), (1, 2, 4, 2), 16)
+    if size == "400MF":
+        if block == "X":
+            return TrunkShape(32, *regnet_widths(22, 24, 24.48, 2.54, 16), 16)
+        return TrunkShape(32, *regnet_widths(16, 48, 27.89, 2.09, 8), 8)
+    raise ValueError(f"unknown backbone size {size!r}: choose 'tiny', 'small' or '400MF'")
+
+
+def conv_norm(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """Convolution without bias, "same" padding, and batch normalisation."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gates from the global average (Hu et al. 2018, arXiv 1709.01507)."""
+
+    def __init__(self, channels: int, squeezed: int):
+        """Gate ``channels`` through a bottleneck of ``squeezed`` channels."""
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Scale each channel by its gate in (0, 1)."""
+        gates_BC11 = self.squeeze(x_BCHW.mean((2, 3), keepdim=True)).relu()
+        return x_BCHW * self.excite(gates_BC11).sigmoid()
+
+
+class RegNetBlock(nn.Module):
+    """Residual block of bottleneck ratio 1: 1x1, grouped 3x3, [squeeze-excite], 1x1."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, group_width: int, excite: bool):
+        """Build the block.
+
+        Args:
+            inputs: Channels coming in.
+            outputs: Channels going out; a multiple of ``group_width``.
+            stride: Stride of the grouped convolution.
+            group_width: Channels of one group.
+            excite: Whether this is a Y block. Its squeezed width is a quarter of ``inputs``,
+                as in the paper's code, not of the block's own width.
+        """
+        super().__init__()
+        self.expand = conv_norm(inputs, outputs, 1)
+        self.spatial = conv_norm(outputs, outputs, 3, stride, outputs // group_width)
+        self.excite = SqueezeExcite(outputs, round(inputs * 0.25)) if excite else nn.Identity()
+        self.project = conv_norm(outputs, outputs, 1)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, H/stride, W/stride)."""
+        y_BCHW = F.relu(self.expand(x_BCHW), inplace=True)
+        y_BCHW = self.excite(F.relu(self.spatial(y_BCHW), inplace=True))
+        return F.relu(self.shortcut(x_BCHW) + self.project(y_BCHW), inplace=True)
+
+
+class Fusion(nn.Module):
+    """One BiFPN node: fast normalised fusion, then a depthwise-separable convolution."""
+
+    def __init__(self, num_inputs: int, channels: int):
+        """Fuse ``num_inputs`` maps of ``channels`` channels."""
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(num_inputs))
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.pointwise = conv_norm(channels, channels, 1)
+
+    def forward(self, *maps_BCHW: Tensor) -> Tensor:
+        """Return ``conv(silu(sum relu(w_i) x_i / (sum relu(w_j) + 1e-4)))``."""
+        weights = self.weights.relu()
+        weights = weights / (weights.sum() + 1e-4)
+        fused_BCHW = sum(w * x for w, x in zip(weights, maps_BCHW, strict=True))
+        return self.pointwise(self.depthwise(F.silu(fused_BCHW)))
+
+
+class BiFPNLayer(nn.Module):
+    """One top-down and bottom-up pass over P3, P4 and P5.
+
+    With three levels only P4 is an inner node: it is fused twice, the second time from three
+    inputs, while the outputs at P3 and P5 are fused from two. Maps grow by nearest neighbour and
+    shrink by max-pooling.
+    """
+
+    def __init__(self, channels: int):
+        """Build the four nodes."""
+        super().__init__()
+        self.p4_down = Fusion(2, channels)
+        self.p3_out = Fusion(2, channels)
+        self.p4_out = Fusion(3, channels)
+        self.p5_out = Fusion(2, channels)
+
+    def forward(self, p3: Tensor, p4: Tensor, p5: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map three levels (B, C, H, W) to three levels of the same shapes."""
+        p4_down = self.p4_down(p4, F.interpolate(p5, p4.shape[-2:]))
+        p3_out = self.p3_out(p3, F.interpolate(p4_down, p3.shape[-2:]))
+        p4_out = self.p4_out(p4, p4_down, F.max_pool2d(p3_out, 3, 2, 1))
+        p5_out = self.p5_out(p5, F.max_pool2d(p4_out, 3, 2, 1))
+        return p3_out, p4_out, p5_out
+
+
+class Backbone(nn.Module):
+    """RegNet trunk and BiFPN: an image becomes three maps of equal channels.
+
+    Attributes:
+        channels: Channels of each level, e.g. ``{"p3": 48, "p4": 48, "p5": 48}``.
+    """
+
+    def __init__(
+        self,
+        size: Literal["tiny", "small", "400MF"] = "tiny",
+        block: Literal["X", "Y"] = "X",
+        pyramid_channels: int = 48,
+        bifpn_layers: int = 1,
+    ):
+        """Build the network.
+
+        Args:
+            size: Shape of the trunk, see ``trunk_shape``.
+            block: "X", or "Y" for squeeze-excitation.
+            pyramid_channels: Channels of every level.
+            bifpn_layers: How often the BiFPN runs over the levels.
+
+        Raises:
+            ValueError: If the size or the block is unknown.
+        """
+        super().__init__()
+        shape = trunk_shape(size, block)
+        self.channels = dict.fromkeys(LEVELS, pyramid_channels)
+        self.stem = conv_norm(3, shape.stem, 3, stride=2)
+        inputs = shape.stem
+        self.stages = nn.ModuleList()
+        for width, depth in zip(shape.widths, shape.depths, strict=True):
+            blocks = []
+            for index in range(depth):
+                stride = 2 if index == 0 else 1
+                blocks.append(RegNetBlock(inputs, width, stride, shape.group_width, block == "Y"))
+                inputs = width
+            self.stages.append(nn.Sequential(*blocks))
+        self.laterals = nn.ModuleList(
+            conv_norm(width, pyramid_channels, 1) for width in shape.widths[1:]
+        )
+        self.bifpn = nn.ModuleList(BiFPNLayer(pyramid_channels) for _ in range(bifpn_layers))
+
+    def forward(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        """Compute the pyramid.
+
+        Args:
+            images_B3HW: RGB intensities in [0, 1], floating point.
+
+        Returns:
+            Levels "p3", "p4" and "p5" of strides 8, 16 and 32, each (B, C, ceil(H/stride),
+            ceil(W/stride)).
+        """
+        x_BCHW = F.relu(self.stem((images_B3HW - IMAGE_MEAN) / IMAGE_STD), inplace=True)
+        x_BCHW = self.stages[0](x_BCHW)
+        levels = []
+        for stage, lateral in zip(self.stages[1:], self.laterals, strict=True):
+            x_BCHW = stage(x_BCHW)
+            levels.append(lateral(x_BCHW))
+        for layer in self.bifpn:
+            levels = layer(*levels)
+        return dict(zip(LEVELS, levels, strict=True))
+
+
+class ProjectionHead(nn.Module):
+    """SimCLR's projection g(h): linear, ReLU, linear, then L2 normalisation."""
+
+    def __init__(self, in_features: int, hidden: int, out: int):
+        """Build the head.
+
+        Args:
+            in_features: Features of one image.
+            hidden: Width of the hidden layer.
+            out: Dimensions of the sphere's space.
+        """
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out)
+        )
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        """Map (B, in_features) to (B, out) of unit L2 norm."""
+        return F.normalize(self.layers(features_BD), dim=1)
+
+
+class ReconstructionHead(nn.Module):
+    """Decode a map to an image of eight times its height and width by pixel shuffling.
+
+    From P4 (stride 16) that is the input image at half its resolution: 6x6 to 48x48.
+    """
+
+    def __init__(self, in_channels: int, width: int = 32):
+        """Build the head.
+
+        Args:
+            in_channels: Channels of the map.
+            width: Channels after the first doubling; the second leaves half of them.
+        """
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, 4 * width, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.SiLU(inplace=True),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.SiLU(inplace=True),
+            nn.Conv2d(width // 2, 4 * 3, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to RGB in (0, 1), (B, 3, 8H, 8W)."""
+        return self.layers(x_BCHW).sigmoid()

@@ -1,0 +1,234 @@
+"""Policy networks: an actor and an ensemble of vector critics, with one head a skill.
+
+Observation and condition (econ signals, novelty, preference weights) run through a shared trunk;
+the skill mode of each sample picks the head that answers. Every head is computed for every sample
+and the right one gathered: the heads are small, and that needs no loop over samples or skills.
+
+Papers: Haarnoja et al. 2018, "Soft Actor-Critic" (squashed Gaussian, appendix C, arXiv
+1801.01290); Hiraoka et al. 2022, "Dropout Q-Functions for Doubly Efficient Reinforcement
+Learning" (layer normalisation in the critic, arXiv 2110.02034).
+
+Tensor suffixes: B batch, D observation, K condition (in the critic's output: objectives),
+A action dimensions, S skills, N critics, I inputs, O outputs, H hidden features.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Bounds of the Gaussian's log standard deviation, as in Spinning Up and CleanRL.
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+class EnsembleLinear(nn.Module):
+    """N linear layers of one shape side by side, each initialised like ``torch.nn.Linear``."""
+
+    def __init__(self, num: int, inputs: int, outputs: int):
+        """Build ``num`` layers from ``inputs`` to ``outputs`` features."""
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(num, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(num, 1, outputs).uniform_(-bound, bound))
+
+    def forward(self, x_NBI: Tensor) -> Tensor:
+        """Map (N, B, inputs) to (N, B, outputs), layer n to slice n."""
+        return torch.baddbmm(self.bias, x_NBI, self.weight)
+
+
+class EnsembleLayerNorm(nn.Module):
+    """Layer normalisation over the last dimension with gain and bias of each member."""
+
+    def __init__(self, num: int, features: int):
+        """Build ``num`` normalisations of ``features`` features."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num, 1, features))
+        self.bias = nn.Parameter(torch.zeros(num, 1, features))
+
+    def forward(self, x_NBH: Tensor) -> Tensor:
+        """Normalise (N, B, features)."""
+        return F.layer_norm(x_NBH, x_NBH.shape[-1:]) * self.weight + self.bias
+
+
+def require_known_skills(skill_B: Tensor, num_skills: int) -> None:
+    """Raise ValueError if a skill index is outside [0, num_skills).
+
+    Skipped in compiled graphs, where looking at values would break the graph.
+    """
+    if torch.compiler.is_compiling() or skill_B.numel() == 0:
+        return
+    low, high = (int(bound) for bound in skill_B.aminmax())
+    if low < 0 or high >= num_skills:
+        raise ValueError(f"skills {low} to {high} asked of heads 0 to {num_skills - 1}")
+
+
+class HydraActor(nn.Module):
+    """Squashed Gaussian policy with a shared trunk and one head a skill."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        condition_dim: int,
+        action_dim: int,
+        num_skills: int,
+        hidden: Sequence[int] = (256, 256),
+    ):
+        """Build the network.
+
+        Args:
+            obs_dim: Features of an observation.
+            condition_dim: Features of a condition vector.
+            action_dim: Dimensions of an action.
+            num_skills: Number of heads.
+            hidden: Widths of the trunk's layers.
+        """
+        super().__init__()
+        self.num_skills = num_skills
+        layers: list[nn.Module] = []
+        inputs = obs_dim + condition_dim
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU()]
+            inputs = width
+        self.trunk = nn.Sequential(*layers)
+        self.heads = EnsembleLinear(num_skills, inputs, 2 * action_dim)
+
+    def forward(
+        self, obs_BD: Tensor, condition_BK: Tensor, skill_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gaussian of each sample's skill, before squashing.
+
+        Args:
+            obs_BD: Observations.
+            condition_BK: Condition vectors.
+            skill_B: Skill indices, int64.
+
+        Returns:
+            Mean and log standard deviation, both (B, A), in float32 or wider; the latter lies
+            in [-5, 2].
+
+        Raises:
+            ValueError: If a skill is unknown.
+        """
+        require_known_skills(skill_B, self.num_skills)
+        x_BH = self.trunk(torch.cat([obs_BD, condition_BK], dim=-1))
+        outputs_SBO = self.heads(x_BH.expand(self.num_skills, *x_BH.shape))
+        pick_1BO = skill_B[None, :, None].expand(1, -1, outputs_SBO.shape[-1])
+        outputs_BO = outputs_SBO.gather(0, pick_1BO)[0]
+        # Log-probabilities need full precision also under autocast.
+        outputs_BO = outputs_BO.to(torch.promote_types(outputs_BO.dtype, torch.float32))
+        mean_BA, log_std_BA = outputs_BO.chunk(2, dim=-1)
+        span = LOG_STD_MAX - LOG_STD_MIN
+        return mean_BA, LOG_STD_MIN + 0.5 * span * (log_std_BA.tanh() + 1)
+
+    def sample(
+        self,
+        obs_BD: Tensor,
+        condition_BK: Tensor,
+        skill_B: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sample actions with gradients (reparameterisation).
+
+        Args:
+            obs_BD: Observations.
+            condition_BK: Condition vectors.
+            skill_B: Skill indices, int64.
+            generator: Source of the noise; by default the global one.
+
+        Returns:
+            Actions (B, A) in (-1, 1), up to rounding; their log-probability (B,) in nats; and
+            the deterministic action tanh(mean), (B, A).
+
+        Raises:
+            ValueError: If a skill is unknown.
+        """
+        mean_BA, log_std_BA = self(obs_BD, condition_BK, skill_B)
+        noise_BA = torch.randn(
+            mean_BA.shape, generator=generator, device=mean_BA.device, dtype=mean_BA.dtype
+        )
+        u_BA = mean_BA + log_std_BA.exp() * noise_BA
+        return u_BA.tanh(), squashed_log_prob(noise_BA, log_std_BA, u_BA), mean_BA.tanh()
+
+    def act(self, obs_BD: Tensor, condition_BK: Tensor, skill_B: Tensor) -> Tensor:
+        """Deterministic action tanh(mean), (B, A); arguments and errors as in ``forward``."""
+        return self(obs_BD, condition_BK, skill_B)[0].tanh()
+
+
+def squashed_log_prob(noise_BA: Tensor, log_std_BA: Tensor, u_BA: Tensor) -> Tensor:
+    """Log-density of tanh(u) where u = mean + exp(log_std) noise (Haarnoja et al., equation 21).
+
+    The Jacobian is taken as ``log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))``, which stays
+    finite where tanh(u) rounds to 1.
+
+    Returns:
+        (B,), in nats, summed over the action's dimensions.
+    """
+    gaussian_BA = -0.5 * (noise_BA.square() + math.log(2 * math.pi)) - log_std_BA
+    jacobian_BA = 2 * (math.log(2) - u_BA - F.softplus(-2 * u_BA))
+    return (gaussian_BA - jacobian_BA).sum(-1)
+
+
+class HydraCritic(nn.Module):
+    """Ensemble of critics with vector values, and one head a skill in each."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        condition_dim: int,
+        action_dim: int,
+        num_skills: int,
+        num_objectives: int = 3,
+        num_critics: int = 2,
+        hidden: Sequence[int] = (256, 256),
+    ):
+        """Build the ensemble.
+
+        Args:
+            obs_dim: Features of an observation.
+            condition_dim: Features of a condition vector.
+            action_dim: Dimensions of an action.
+            num_skills: Number of heads of each critic.
+            num_objectives: Dimensions of a value.
+            num_critics: Members of the ensemble, independent of each other.
+            hidden: Widths of the trunk's layers.
+        """
+        super().__init__()
+        self.num_skills, self.num_critics = num_skills, num_critics
+        layers: list[nn.Module] = []
+        inputs = obs_dim + condition_dim + action_dim
+        for width in hidden:
+            layers += [
+                EnsembleLinear(num_critics, inputs, width),
+                EnsembleLayerNorm(num_critics, width),
+                nn.SiLU(),
+            ]
+            inputs = width
+        self.trunk = nn.Sequential(*layers)
+        self.heads = EnsembleLinear(num_critics, inputs, num_skills * num_objectives)
+
+    def forward(
+        self, obs_BD: Tensor, condition_BK: Tensor, action_BA: Tensor, skill_B: Tensor
+    ) -> Tensor:
+        """Value of each action under each sample's skill.
+
+        Args:
+            obs_BD: Observations.
+            condition_BK: Condition vectors.
+            action_BA: Actions in [-1, 1].
+            skill_B: Skill indices, int64.
+
+        Returns:
+            Values (N, B, K) by critic, sample and objective, in float32 or wider.
+
+        Raises:
+            ValueError: If a skill is unknown.
+        """
+        require_known_skills(skill_B, self.num_skills)
+        x_BI = torch.cat([obs_BD, condition_BK, action_BA], dim=-1)
+        x_NBH = self.trunk(x_BI.expand(self.num_critics, *x_BI.shape))
+        q_NBSK = self.heads(x_NBH).unflatten(-1, (self.num_skills, -1))
+        pick_NB1K = skill_B[None, :, None, None].expand(self.num_critics, -1, 1, q_NBSK.shape[-1])
+        q_NBK = q_NBSK.gather(2, pick_NB1K)[:, :, 0]
+        return q_NBK.to(torch.promote_types(q_NBK.dtype, torch.float32))

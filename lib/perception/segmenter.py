@@ -1,0 +1,139 @@
+"""The segmenter that serves: the U-Net where it proved good enough, else the heuristic.
+
+Tensor suffixes: B batch, C classes, H height, W width, G geometry features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.checkpoint import load_checkpoint
+from lib.episode import PRIMITIVES
+from lib.errors import UserError
+from lib.models.heuristic import HeuristicSegmenter
+from lib.models.unet import UNet
+from lib.paths import SEGMENTER, relative
+from lib.perception.encoder import freeze, to_unit
+from lib.perception.geometry import geometry_of, quadratic
+from lib.ridge import apply_ridge
+from lib.skills import skill_phase
+
+
+class Segmenter:
+    """Primitive probabilities and geometry of pictures.
+
+    Attributes:
+        active: Whether the U-Net serves.
+    """
+
+    def __init__(self, model: UNet | None) -> None:
+        """Takes a network, or none for the heuristic.
+
+        Args:
+            model: A trained U-Net; frozen here.
+        """
+        self.active = model is not None
+        self._model = freeze(model) if model is not None else None
+        self._heuristic = HeuristicSegmenter()
+
+    @torch.inference_mode()
+    def probabilities(self, images_BHW3: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Segments pictures.
+
+        Args:
+            images_BHW3: uint8.
+
+        Returns:
+            Primitive probabilities (B, C, H, W), and boundary probabilities (B, H, W), which the
+            heuristic does not give.
+        """
+        if self._model is None:
+            labels = torch.from_numpy(self._heuristic.primitives(images_BHW3)).long()
+            return F.one_hot(labels, len(PRIMITIVES)).permute(0, 3, 1, 2).float(), None
+        boundary, primitive = self._model(to_unit(images_BHW3))
+        return primitive.float().softmax(1), boundary[:, 0].float().sigmoid()
+
+    def geometry(self, images_BHW3: np.ndarray) -> Tensor:
+        """Measures the parts in pictures.
+
+        Args:
+            images_BHW3: uint8.
+
+        Returns:
+            (B, G) float32; see ``lib.perception.geometry.NAMES``.
+        """
+        return geometry_of(self.probabilities(images_BHW3)[0])
+
+
+class SkillRouter:
+    """Says which skill is due, from what is seen and felt; the policy never picks its own.
+
+    A ridge regression, calibrated on phase 1, turns geometry and proprioception into the vector
+    from the hand to the handle, in metres. The phase rule of ``lib.skills`` does the rest.
+    """
+
+    def __init__(self, weights: np.ndarray) -> None:
+        """Takes the calibration.
+
+        Args:
+            weights: Of the ridge on ``quadratic([geometry, proprioception])``.
+        """
+        self.weights = weights
+
+    def to_handle(self, geometry_BG: np.ndarray, proprio_BP: np.ndarray) -> np.ndarray:
+        """Returns the vector from the hand to the handle, (B, 3), m.
+
+        Args:
+            geometry_BG: What ``Segmenter.geometry`` gave.
+            proprio_BP: Hand position and gripper.
+        """
+        return apply_ridge(self.weights, self.inputs(geometry_BG, proprio_BP))
+
+    @staticmethod
+    def inputs(geometry_BG: np.ndarray, proprio_BP: np.ndarray) -> np.ndarray:
+        """Returns the inputs of the regression.
+
+        Args:
+            geometry_BG: Geometry features.
+            proprio_BP: Hand position and gripper.
+        """
+        return quadratic(np.concatenate([geometry_BG, proprio_BP], axis=1).astype(np.float64))
+
+    @staticmethod
+    def route(to_handle_B3: np.ndarray, had_hold_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the skill of each robot, and whether it had hold of the handle by now.
+
+        Args:
+            to_handle_B3: What ``to_handle`` gave.
+            had_hold_B: The second return value of the last call; false at an episode's start.
+        """
+        return skill_phase(np.zeros_like(to_handle_B3), to_handle_B3, had_hold_B)
+
+
+def load_segmenter(path: Path = SEGMENTER) -> tuple[Segmenter, SkillRouter]:
+    """Loads the segmenter that serves, and its router.
+
+    Args:
+        path: Its checkpoint.
+
+    Raises:
+        UserError: If the checkpoint is missing, damaged or of other primitives.
+    """
+    checkpoint = load_checkpoint(path, "segmenter")
+    config = checkpoint.config
+    if tuple(config["primitives"]) != PRIMITIVES:
+        raise UserError(
+            f"{relative(path)}: trained on the primitives {', '.join(config['primitives'])}; this "
+            f"version has {', '.join(PRIMITIVES)}; run `dvc repro segmenter`"
+        )
+    model = None
+    if config["active"]:
+        model = UNet(num_classes=len(PRIMITIVES), widths=config["widths"])
+        model.load_state_dict(checkpoint.part("unet"))
+    router = SkillRouter(checkpoint.part("router")["weights"].numpy())
+    return Segmenter(model), router

@@ -1,0 +1,37 @@
+"""Ridge regression in closed form: for probes and for calibrating sight to metres."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def fit_ridge(x_ND: np.ndarray, y_NK: np.ndarray, penalty: float) -> np.ndarray:
+    """Solves a ridge regression with an unpenalised intercept.
+
+    Args:
+        x_ND: Inputs.
+        y_NK: Targets.
+        penalty: Of the squared weights, for inputs of unit variance.
+
+    Returns:
+        (D + 1, K) weights, the intercept last.
+    """
+    x_ND, y_NK = np.asarray(x_ND, np.float64), np.asarray(y_NK, np.float64)
+    mean, scale = x_ND.mean(0), x_ND.std(0) + 1e-6
+    x = (x_ND - mean) / scale
+    gram = x.T @ x + penalty * np.eye(x.shape[1])
+    weights = np.linalg.solve(gram, x.T @ (y_NK - y_NK.mean(0))) / scale[:, None]
+    return np.vstack([weights, y_NK.mean(0) - mean @ weights])
+
+
+def apply_ridge(weights: np.ndarray, x_ND: np.ndarray) -> np.ndarray:
+    """Predicts with the weights of ``fit_ridge``.
+
+    Args:
+        weights: (D + 1, K).
+        x_ND: Inputs.
+
+    Returns:
+        (N, K).
+    """
+    return x_ND @ weights[:-1] + weights[-1]

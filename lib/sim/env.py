@@ -1,0 +1,298 @@
+"""A Gymnasium environment around a Meta-World task, with a MO-Gymnasium vector reward.
+
+What it mends of Meta-World: an episode is a function of its reset seed alone, drawn from the
+whole continuous range of positions; the observation holds pixels and proprioception only, with
+nothing privileged in it and no goal marker in the picture; termination (the task is done) and
+truncation (time is up) are kept apart.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box, Dict
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+from lib import economics
+from lib.episode import OBJECTIVES
+from lib.sim.scene import Scene
+from lib.sim.stress import PUSH_STEPS, Stress, draw
+from lib.sim.tasks import get_task
+from lib.skills import skill_phase
+
+CONTROL_STEP_S = 0.0125  # five simulation steps of 2.5 ms
+PROPRIO = 4  # hand x, y, z (m) and the gripper's opening in [0, 1]
+MAX_HORIZON = 500  # Meta-World refuses to step further
+
+DEFAULT_PRICES = {
+    "unit_price": 0.01,
+    "wage_per_hour": 18.0,
+    "damage_force_n": 300.0,
+    "damage_cost": 0.01,
+    "energy_scale_j": 1.0,
+}
+
+
+def episode_seed(seed: int, index: int, stream: str = "rollout") -> int:
+    """Returns the reset seed of an episode: a function of (seed, stream, index) alone.
+
+    Args:
+        seed: One of the seeds of params.yaml.
+        index: Number of the episode.
+        stream: What the episodes are for; each stream has positions of its own.
+    """
+    entropy = [seed, zlib.crc32(stream.encode()), index]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
+
+
+class ManipulationEnv(gym.Env):
+    """One Sawyer task, seen by a camera.
+
+    Observation: ``image`` (H, W, 3) uint8 and ``proprio`` (4,) float32. Action: (4,) in [-1, 1],
+    hand displacement (1 cm a step at 1) and gripper. Reward: (3,) in the order of OBJECTIVES:
+    task progress (Meta-World's dense reward / 10 - 1, in [-1, 0]), economic value, energy.
+
+    ``info`` carries what only labels, baselines and metrics may use: ``success``, ``skill``,
+    ``state`` (hand xyz, gripper, handle xyz, opening, m), ``expert_obs``, ``energy_j``,
+    ``damages``, ``executed`` (the action after noise).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_STEP_S)}
+
+    def __init__(
+        self,
+        task: str = "drawer_open",
+        *,
+        image_size: int = 96,
+        horizon: int = 150,
+        terminate_on_success: bool = True,
+        render: bool = True,
+        stress: Stress | None = None,
+        prices: dict[str, float] | None = None,
+    ) -> None:
+        """Builds the simulation.
+
+        Args:
+            task: A name in lib/sim/tasks.py.
+            image_size: Pixels, square.
+            horizon: Control steps until truncation.
+            terminate_on_success: End the episode when the task is done.
+            render: Whether to take pictures at all; without, ``image`` stays black.
+            stress: What goes wrong; ``reset(options={"stress": ...})`` overrides it.
+            prices: Keys of DEFAULT_PRICES.
+
+        Raises:
+            UserError: If the task is not known.
+        """
+        if not 1 <= horizon <= MAX_HORIZON:
+            raise ValueError(f"horizon {horizon} is outside [1, {MAX_HORIZON}]")
+        self.task = get_task(task)
+        self._sim = ALL_V3_ENVIRONMENTS[self.task.env_name]()
+        # Positions are set by hand at reset; see the module's text.
+        self._sim._freeze_rand_vec = True
+        self._sim._set_task_called = True
+        model = self._sim.model
+        self._dof = int(model.joint(self.task.part_joint).dofadr[0])
+        self._damping = float(model.dof_damping[self._dof])
+        self._closed = float(model.joint(self.task.part_joint).qpos0[0])
+        self._part = model.body(self.task.part_body).id
+        self._hand = model.body("hand").id
+        self._robot_geoms = _geoms_of(model, self.task.primitives["gripper"])
+        self._robot_dofs = np.array([d for d in range(model.nv) if d != self._dof])
+        self._scene = Scene(model, self._sim.data, self.task, image_size) if render else None
+        self._stress = stress or Stress()
+        self._prices = {**DEFAULT_PRICES, **(prices or {})}
+        self._horizon, self._terminates = horizon, terminate_on_success
+        self.render_mode = "rgb_array" if render else None
+        self.action_space = Box(-1.0, 1.0, (4,), np.float32)
+        self.observation_space = Dict(
+            image=Box(0, 255, (image_size, image_size, 3), np.uint8),
+            proprio=Box(-np.inf, np.inf, (PROPRIO,), np.float32),
+        )
+        self.reward_space = Box(
+            np.array([-1.0, -np.inf, -np.inf], np.float32), np.array([0.0, 1.0, 0.0], np.float32)
+        )
+        self.reward_dim = len(OBJECTIVES)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begins an episode.
+
+        Args:
+            seed: Decides everything that is random in it; ``None`` goes on with the generator.
+            options: ``stress``: a Stress for this and the following episodes.
+        """
+        super().reset(seed=seed)
+        self._stress = (options or {}).get("stress", self._stress)
+        space = self._sim._random_reset_space
+        self._sim._last_rand_vec = self.np_random.uniform(space.low, space.high)
+        self._drawn = drawn = draw(self._stress, self.np_random)
+        model = self._sim.model
+        model.dof_damping[self._dof] = self._damping * drawn.damping
+        model.dof_frictionloss[self._dof] = drawn.friction
+        if self._scene:
+            self._scene.disturb(drawn.light, drawn.camera)
+        raw, _ = self._sim.reset()
+        self._step, self._slip_left, self._slipped = 0, 0, False
+        self._had_hold = np.zeros(1, bool)
+        self._damaged = False
+        self._late: deque[dict[str, np.ndarray]] = deque(maxlen=drawn.latency + 1)
+        return self._observe(raw), self._info(raw, np.zeros(4, np.float32), 0.0, 0, False)
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, bool, bool, dict[str, Any]]:
+        """Moves the robot for one control step.
+
+        Args:
+            action: (4,), clipped to [-1, 1].
+
+        Returns:
+            Observation, (3,) float32 reward, terminated, truncated, info.
+        """
+        executed = self._disturbed(np.asarray(action, np.float64))
+        raw, dense, _, _, info = self._sim.step(executed)
+        self._sim.data.xfrc_applied[:] = 0
+        self._step += 1
+        success = bool(info["success"])
+        energy = self._mechanical_power() * CONTROL_STEP_S
+        damages = self._new_damages()
+        terminated = success and self._terminates
+        prices = self._prices
+        reward = np.array(
+            [
+                float(dense) / 10.0 - 1.0,
+                economics.step_value(
+                    finished=terminated,
+                    seconds=CONTROL_STEP_S,
+                    damages=damages,
+                    unit_price=prices["unit_price"],
+                    wage_per_hour=prices["wage_per_hour"],
+                    damage_cost=prices["damage_cost"],
+                ),
+                economics.energy_reward(energy, prices["energy_scale_j"]),
+            ],
+            np.float32,
+        )
+        truncated = self._step >= self._horizon and not terminated
+        info = self._info(raw, executed.astype(np.float32), energy, damages, success)
+        return self._observe(raw), reward, terminated, truncated, info
+
+    def _disturbed(self, action: np.ndarray) -> np.ndarray:
+        drawn = self._drawn
+        noise = self.np_random.normal(size=4) * drawn.action_noise_std
+        # The gripper is a position command, not a motion: noise there would only rattle it.
+        noise[3] = 0.0
+        action = np.clip(action + noise, -1.0, 1.0)
+        if not self._slipped and self._opening() >= drawn.slip_at * self.task.travel_m:
+            self._slip_left, self._slipped = drawn.slip_steps, True
+        if self._slip_left > 0:
+            self._slip_left -= 1
+            action = np.array([0.0, 0.0, 1.0, action[3]])
+        if drawn.push_at <= self._step < drawn.push_at + PUSH_STEPS and drawn.push_at >= 0:
+            body = self._part if drawn.push_part else self._hand
+            self._sim.data.xfrc_applied[body, :3] = drawn.push_force
+        return action
+
+    def _opening(self) -> float:
+        joint = self._sim.data.joint(self.task.part_joint)
+        return abs(float(joint.qpos[0]) - self._closed)
+
+    def _mechanical_power(self) -> float:
+        """Returns the sum over the robot's joints of |torque * velocity|, W.
+
+        The arm is driven by the weld that ties the hand to its target, so the drive torque of the
+        joints is the weld's generalised force J^T f plus that of the finger motors: what inverse
+        dynamics gives for ideal motors in the joints, M a + bias - passive - contact.
+        """
+        model, data = self._sim.model, self._sim.data
+        welds = data.efc_type == mujoco.mjtConstraint.mjCNSTR_EQUALITY
+        torque = np.zeros(model.nv)
+        mujoco.mj_mulJacTVec(model, data, torque, np.where(welds, data.efc_force, 0.0))
+        power = np.abs((torque + data.qfrc_actuator) * data.qvel)
+        return float(power[self._robot_dofs].sum())
+
+    def _new_damages(self) -> int:
+        """Returns 1 when a contact of the gripper rises above the damage force, else 0."""
+        model, data = self._sim.model, self._sim.data
+        limit, above = self._prices["damage_force_n"], False
+        force = np.zeros(6)
+        for index in range(data.ncon):
+            contact = data.contact[index]
+            if contact.geom1 in self._robot_geoms or contact.geom2 in self._robot_geoms:
+                mujoco.mj_contactForce(model, data, index, force)
+                above = above or float(np.linalg.norm(force[:3])) > limit
+        new = above and not self._damaged
+        self._damaged = above
+        return int(new)
+
+    def _observe(self, raw: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = self._drawn
+        proprio = raw[:PROPRIO].astype(np.float32)
+        proprio[:3] += drawn.hand_offset.astype(np.float32)
+        if self._scene is None or self.np_random.random() < drawn.dropout:
+            image = np.zeros(self.observation_space["image"].shape, np.uint8)
+        else:
+            image = self._scene.rgb()
+        self._late.append({"image": image, "proprio": proprio})
+        return self._late[0]
+
+    def _info(
+        self, raw: np.ndarray, executed: np.ndarray, energy: float, damages: int, success: bool
+    ) -> dict[str, Any]:
+        hand, handle = raw[:3], raw[4:7]
+        skill, self._had_hold = skill_phase(hand, handle, self._had_hold)
+        expert_obs = raw.copy()
+        expert_obs[:3] += self._drawn.hand_offset
+        return {
+            "success": success,
+            "skill": int(skill[0]),
+            "state": np.concatenate([raw[:7], [self._opening()]]).astype(np.float32),
+            "expert_obs": expert_obs,
+            "energy_j": energy,
+            "damages": damages,
+            "executed": executed,
+        }
+
+    def pixel_labels(self) -> np.ndarray:
+        """Returns the exact primitive of each pixel of the current scene, (H, W) uint8."""
+        if self._scene is None:
+            raise ValueError("pixel_labels needs an environment made with render=True")
+        return self._scene.labels()
+
+    def render(self) -> np.ndarray | None:
+        """Returns the current picture, (H, W, 3) uint8, without drop-out or latency."""
+        return self._scene.rgb() if self._scene else None
+
+    def close(self) -> None:
+        """Frees the renderer."""
+        if self._scene:
+            self._scene.close()
+            self._scene = None
+
+
+def _geoms_of(model: mujoco.MjModel, bodies: tuple[str, ...]) -> frozenset[int]:
+    ids = {model.body(name).id for name in bodies}
+    return frozenset(g for g in range(model.ngeom) if model.geom_bodyid[g] in ids)
+
+
+def make_env(task: str = "drawer_open", seed: int = 0, **options: Any) -> ManipulationEnv:
+    """Makes an environment whose first reset without a seed is that of ``seed``.
+
+    Args:
+        task: A name in lib/sim/tasks.py.
+        seed: Seeds the generator.
+        **options: Further arguments of ManipulationEnv.
+
+    Raises:
+        UserError: If the task is not known.
+    """
+    env = ManipulationEnv(task, **options)
+    env._np_random, env._np_random_seed = gym.utils.seeding.np_random(seed)
+    return env

@@ -1,0 +1,109 @@
+"""Pictures of the scene and exact pixel labels, as fast as software rendering allows."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from lib.episode import PRIMITIVES
+from lib.sim.tasks import Camera, Task
+
+HIDDEN_GROUP = 5  # a geom group that no camera draws
+COLLISION_GROUP = 4  # Meta-World keeps its collision shapes here
+
+
+def primitive_of_geoms(model: mujoco.MjModel, task: Task) -> np.ndarray:
+    """Returns a lookup table from geom id to primitive.
+
+    Args:
+        model: The task's model.
+        task: Says which bodies are what.
+
+    Returns:
+        (ngeom + 1,) uint8 indices into PRIMITIVES; the last entry, reached by id -1, is the sky.
+    """
+    table = np.zeros(model.ngeom + 1, np.uint8)
+    by_body = {body: name for name, bodies in task.primitives.items() for body in bodies}
+    for geom in range(model.ngeom):
+        name = by_body.get(model.body(model.geom_bodyid[geom]).name, "background")
+        table[geom] = PRIMITIVES.index(name)
+    table[model.geom(task.handle_geom).id] = PRIMITIVES.index("handle")
+    return table
+
+
+class Scene:
+    """Renders one simulation from one camera.
+
+    Shadows, reflections and multisampling are off, sites (the goal marker!) are never drawn, and
+    bodies that the camera cannot see are left out.
+    """
+
+    def __init__(
+        self, model: mujoco.MjModel, data: mujoco.MjData, task: Task, size: int, *, cull: bool = True
+    ) -> None:
+        """Makes the renderer; needs a working OpenGL.
+
+        Args:
+            model: Changed: multisampling off, unseen geoms moved to a hidden group.
+            data: Read at each picture.
+            task: Camera and labels.
+            size: Pixels, square.
+            cull: Leave out the bodies that are never seen (off only to test that).
+        """
+        self._model, self._data, self._camera = model, data, task.camera
+        self._light = model.light_diffuse.copy()
+        self._headlight = model.vis.headlight.diffuse.copy(), model.vis.headlight.ambient.copy()
+        self._primitives = primitive_of_geoms(model, task)
+        model.vis.quality.offsamples = 0
+        model.vis.quality.shadowsize = 0
+        if cull:
+            hidden = {model.body(name).id for name in task.hidden_bodies}
+            for geom in range(model.ngeom):
+                if model.geom_bodyid[geom] in hidden:
+                    model.geom_group[geom] = HIDDEN_GROUP
+        self._options = mujoco.MjvOption()
+        self._options.sitegroup[:] = 0
+        self._options.geomgroup[3:] = 0
+        self._view = mujoco.MjvCamera()
+        self._renderer = mujoco.Renderer(model, size, size)
+        self.disturb(np.ones(3), np.zeros(6))
+
+    def disturb(self, light: np.ndarray, camera: np.ndarray) -> None:
+        """Sets light and camera of an episode.
+
+        Args:
+            light: (3,) factor on the brightness of red, green and blue.
+            camera: (6,) change of azimuth, elevation (degrees), distance (share), lookat (m).
+        """
+        self._model.light_diffuse[:] = self._light * light
+        self._model.vis.headlight.diffuse[:] = self._headlight[0] * light
+        self._model.vis.headlight.ambient[:] = self._headlight[1] * light
+        pose: Camera = self._camera
+        self._view.azimuth = pose.azimuth + camera[0]
+        self._view.elevation = pose.elevation + camera[1]
+        self._view.distance = pose.distance * (1 + camera[2])
+        self._view.lookat[:] = np.asarray(pose.lookat) + camera[3:]
+
+    def _render(self) -> np.ndarray:
+        scene = self._renderer.scene
+        self._renderer.update_scene(self._data, self._view, self._options)
+        scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        return self._renderer.render()
+
+    def rgb(self) -> np.ndarray:
+        """Returns the picture, (H, W, 3) uint8."""
+        return self._render().copy()
+
+    def labels(self) -> np.ndarray:
+        """Returns the primitive that each pixel shows, (H, W) uint8."""
+        self._renderer.enable_segmentation_rendering()
+        try:
+            geoms = self._render()[..., 0]
+        finally:
+            self._renderer.disable_segmentation_rendering()
+        return self._primitives[geoms]
+
+    def close(self) -> None:
+        """Frees the OpenGL context."""
+        self._renderer.close()

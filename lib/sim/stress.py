@@ -1,0 +1,144 @@
+"""What can go wrong in a rollout, each kind with a severity in [0, 1].
+
+Severity scales the magnitudes below; when and in which direction a kind strikes is drawn from
+the episode's own random generator, so a rollout is a function of its seed alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+# Magnitudes at severity 1.
+ACTION_NOISE_STD = 0.3  # of actions in [-1, 1]
+MISGRASP_M = 0.12  # the hand is somewhere else than its sensors say
+SLIP_M = 0.10  # the hand is torn off upwards by this
+PUSH_N = 600.0  # on the hand, or closing the part, for PUSH_STEPS
+PUSH_STEPS = 8
+DAMPING_FACTOR = 100.0  # joint damping of the part, times up to 1 + this
+FRICTION_N = 150.0  # dry friction of the part's joint
+LIGHT_SHARE = 0.6  # brightness of each colour, times 1 +- this
+CAMERA_DEG = 8.0  # azimuth and elevation
+CAMERA_SHARE = 0.08  # distance
+CAMERA_M = 0.02  # the point looked at
+DROPOUT_SHARE = 0.4  # of the frames are black
+LATENCY_STEPS = 4  # observations come this many control steps late
+
+
+@dataclass(frozen=True)
+class Stress:
+    """Severities in [0, 1] by kind; all zero is the nominal task.
+
+    Attributes:
+        action_noise: Gaussian noise on every action.
+        misgrasp: A constant error in where the hand's sensors say it is.
+        slip: Once the part moves, the hand is torn off it.
+        push: A short force on the hand or the part.
+        dynamics: More damping and dry friction in the part's joint.
+        light: Other brightness and colour of the light.
+        camera: Another camera pose.
+        dropout: Black frames.
+        latency: Late observations.
+    """
+
+    action_noise: float = 0.0
+    misgrasp: float = 0.0
+    slip: float = 0.0
+    push: float = 0.0
+    dynamics: float = 0.0
+    light: float = 0.0
+    camera: float = 0.0
+    dropout: float = 0.0
+    latency: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the range.
+
+        Raises:
+            ValueError: If a severity is outside [0, 1].
+        """
+        for kind, severity in self.active().items():
+            if not 0 <= severity <= 1:
+                raise ValueError(f"stress {kind}: severity {severity} is outside [0, 1]")
+
+    def active(self) -> dict[str, float]:
+        """Returns the kinds with a severity other than zero."""
+        return {k: getattr(self, k) for k in STRESS_KINDS if getattr(self, k) != 0}
+
+
+STRESS_KINDS = tuple(item.name for item in fields(Stress))
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """One episode's draw: what the severities become.
+
+    Attributes:
+        action_noise_std: Of actions in [-1, 1].
+        hand_offset: (3,) sensed minus true hand position, m.
+        slip_at: Opening of the part at which the hand is torn off, as a share of its travel;
+            infinite for never.
+        slip_steps: For so many steps the hand is driven upwards.
+        push_at: Step at which the push begins, -1 for never.
+        push_force: (3,) N.
+        push_part: On the part (else on the hand).
+        damping: Factor on the damping of the part's joint.
+        friction: Dry friction of that joint, N.
+        light: (3,) factor on the light's red, green and blue.
+        camera: (6,) change of azimuth, elevation (degrees), distance (share), lookat (m).
+        dropout: Share of black frames.
+        latency: Steps.
+    """
+
+    action_noise_std: float
+    hand_offset: np.ndarray
+    slip_at: float
+    slip_steps: int
+    push_at: int
+    push_force: np.ndarray
+    push_part: bool
+    damping: float
+    friction: float
+    light: np.ndarray
+    camera: np.ndarray
+    dropout: float
+    latency: int
+
+
+def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
+    """Draws what happens in one episode.
+
+    Every kind draws its numbers whether or not it is active, so that switching one on leaves
+    the others as they were.
+
+    Args:
+        stress: Severities.
+        rng: The episode's generator.
+    """
+    # Sideways or upwards: downwards the table stops the hand, and forwards the handle does.
+    angle = rng.uniform(0.0, np.pi)
+    direction = np.array([np.cos(angle), 0.0, -np.sin(angle)])
+    slip_at, push_at = rng.uniform(0.15, 0.6), int(rng.integers(5, 70))
+    push_part, heading = bool(rng.random() < 0.3), rng.normal(size=3)
+    push = np.array([0.0, 1.0, 0.0]) if push_part else heading / np.linalg.norm(heading)
+    light = 1 + LIGHT_SHARE * (rng.uniform(-1, 1) * 0.7 + rng.uniform(-1, 1, 3) * 0.3)
+    camera = rng.uniform(-1, 1, 6) * np.array(
+        [CAMERA_DEG, CAMERA_DEG, CAMERA_SHARE, CAMERA_M, CAMERA_M, CAMERA_M]
+    )
+    damping, friction = rng.uniform(0.5, 1) * DAMPING_FACTOR, rng.uniform(0.5, 1) * FRICTION_N
+    return Disturbance(
+        action_noise_std=stress.action_noise * ACTION_NOISE_STD,
+        hand_offset=stress.misgrasp * MISGRASP_M * direction,
+        slip_at=slip_at if stress.slip > 0 else np.inf,
+        slip_steps=round(stress.slip * SLIP_M / 0.01),
+        push_at=push_at if stress.push > 0 else -1,
+        push_force=stress.push * PUSH_N * push,
+        push_part=push_part,
+        damping=1 + stress.dynamics * damping,
+        friction=stress.dynamics * friction,
+        light=1 + stress.light * (light - 1),
+        camera=stress.camera * camera,
+        dropout=stress.dropout * DROPOUT_SHARE,
+        latency=round(stress.latency * LATENCY_STEPS),
+    )

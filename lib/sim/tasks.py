@@ -1,0 +1,142 @@
+"""The tasks, as data: which bodies are what, where the camera stands, who the expert is.
+
+Code elsewhere never names a drawer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lib.errors import UserError
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A free camera that looks at a point.
+
+    Attributes:
+        azimuth: Degrees around the vertical.
+        elevation: Degrees, negative looks down.
+        distance: To the point, m.
+        lookat: The point, m.
+    """
+
+    azimuth: float
+    elevation: float
+    distance: float
+    lookat: tuple[float, float, float]
+
+
+# Names of bodies by primitive, for the parts that every Sawyer task shares. A name stands for
+# that body alone; a body that no entry names is background.
+ROBOT_AND_SCENE: Mapping[str, tuple[str, ...]] = {
+    "table": ("tablelink",),
+    "arm": (
+        "base",
+        "controller_box",
+        "pedestal_feet",
+        "torso",
+        "pedestal",
+        "right_arm_base_link",
+        "head",
+        "screen",
+        "right_l0",
+        "right_l1",
+        "right_l1_2",
+        "right_l2",
+        "right_l2_2",
+        "right_l3",
+        "right_l4",
+        "right_l4_2",
+        "right_l5",
+        "right_l6",
+    ),
+    "gripper": (
+        "right_hand",
+        "hand",
+        "rightclaw",
+        "rightpad",
+        "leftclaw",
+        "leftpad",
+    ),
+}
+
+# Bodies that stand outside the camera's view whatever the arm does: not drawn. A test holds
+# that leaving them out changes no pixel.
+NEVER_SEEN = (
+    "controller_box",
+    "pedestal_feet",
+    "torso",
+    "pedestal",
+    "right_arm_base_link",
+    "head",
+    "screen",
+    "right_l0",
+    "right_l1",
+    "right_l1_2",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One manipulation task.
+
+    Attributes:
+        name: Our name.
+        env_name: Meta-World's environment.
+        expert: Class name of its scripted expert in ``metaworld.policies``.
+        part_body: The body that has to move.
+        part_joint: Its joint.
+        travel_m: How far it can move, m.
+        primitives: Bodies by primitive.
+        handle_geom: The visible geom that is taken hold of.
+        camera: Where the picture is taken from.
+        hidden_bodies: Bodies the camera never sees.
+    """
+
+    name: str
+    env_name: str
+    expert: str
+    part_body: str
+    part_joint: str
+    travel_m: float
+    primitives: Mapping[str, tuple[str, ...]]
+    handle_geom: str
+    camera: Camera = field(default=Camera(135.0, -30.0, 0.9, (0.0, 0.7, 0.12)))
+    hidden_bodies: tuple[str, ...] = NEVER_SEEN
+
+
+TASKS: Mapping[str, Task] = {
+    "drawer_open": Task(
+        name="drawer_open",
+        env_name="drawer-open-v3",
+        expert="SawyerDrawerOpenV3Policy",
+        part_body="drawer_link",
+        part_joint="goal_slidey",
+        travel_m=0.16,
+        primitives={
+            **ROBOT_AND_SCENE,
+            "drawer_case": ("drawercase_link",),
+            "drawer": ("drawer_link",),
+        },
+        handle_geom="objGeom",
+    ),
+}
+
+
+def get_task(name: str) -> Task:
+    """Returns a task by name.
+
+    Args:
+        name: The value of ``task`` in params.yaml.
+
+    Raises:
+        UserError: If there is no such task.
+    """
+    try:
+        return TASKS[name]
+    except KeyError:
+        raise UserError(
+            f"params.yaml: task: {name!r} is not known; choose one of: {', '.join(TASKS)}"
+        ) from None

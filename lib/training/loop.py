@@ -1,0 +1,168 @@
+"""The one training loop: schedule, clipping, NaN guard, progress and curves.
+
+Whoever trains something gives a function that returns the losses of a step; everything that must
+hold for every training is here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from lib.console import say, track
+from lib.errors import UserError
+from lib.params import Safety
+
+CURVE_POINTS = 60  # rows of a loss curve: enough to see, few enough for Git
+
+
+class Optimizer:
+    """AdamW with gradient clipping and a guard against NaN and infinity."""
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Iterable[torch.nn.Parameter],
+        lr: float,
+        safety: Safety,
+        *,
+        weight_decay: float = 0.0,
+        schedule: Callable[[int], float] | None = None,
+    ) -> None:
+        """Takes over the parameters.
+
+        Args:
+            name: Section of params.yaml, for the guard's message.
+            parameters: What is trained.
+            lr: Peak learning rate.
+            safety: Clipping norm and what to do about NaN.
+            weight_decay: Of AdamW; with 0 this is Adam.
+            schedule: Factor on the learning rate by step.
+        """
+        self._name, self._safety, self._schedule = name, safety, schedule
+        self._parameters = [p for p in parameters if p.requires_grad]
+        self._lr = lr
+        self._adam = torch.optim.AdamW(
+            self._parameters, lr=lr, weight_decay=weight_decay, fused=True
+        )
+        self.steps = self.skipped = 0
+
+    def step(self, loss: Tensor) -> None:
+        """Follows the gradient of a loss, once.
+
+        Args:
+            loss: A scalar.
+
+        Raises:
+            UserError: On a NaN or infinite gradient, unless ``safety.nan`` is ``clip``: then the
+                step is skipped and counted.
+        """
+        if self._schedule is not None:
+            for group in self._adam.param_groups:
+                group["lr"] = self._lr * self._schedule(self.steps)
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._safety.max_grad_norm)
+        self.steps += 1
+        if torch.isfinite(norm) and torch.isfinite(loss):
+            self._adam.step()
+        elif self._safety.nan == "clip":
+            self.skipped += 1
+        else:
+            raise UserError(
+                f"{self._name}: loss {loss.item():g}, gradient norm {norm.item():g} at step "
+                f"{self.steps}; lower {self._name}.lr, or set safety.nan to clip to skip such steps"
+            )
+
+
+def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
+    """Returns a schedule: linear rise, then half a cosine down to zero.
+
+    Args:
+        steps: Total number.
+        warmup: Share of them that rises.
+    """
+    rise = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    return factor
+
+
+class Curve:
+    """Means of logged values over equal stretches of a training, as rows of a CSV file."""
+
+    def __init__(self, steps: int) -> None:
+        """Prepares for a number of steps.
+
+        Args:
+            steps: Total number.
+        """
+        self._every = max(1, steps // CURVE_POINTS)
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._step = 0
+        self.rows: list[dict[str, Any]] = []
+
+    def log(self, values: dict[str, Tensor]) -> None:
+        """Takes the values of the next step.
+
+        Args:
+            values: Scalars.
+        """
+        self._step += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            self._counts[name] = self._counts.get(name, 0) + 1
+        if self._step % self._every == 0:
+            means = {name: total / self._counts[name] for name, total in self._sums.items()}
+            self.rows.append({"step": self._step, **means})
+            self._sums, self._counts = {}, {}
+
+    def last(self, name: str) -> float:
+        """Returns a value's mean over the last stretch, rounded to 6 digits.
+
+        Args:
+            name: Its name.
+        """
+        return round(self.rows[-1][name], 6)
+
+
+def fit(
+    name: str,
+    losses_of_step: Callable[[int], dict[str, Tensor]],
+    optimizer: Optimizer,
+    steps: int,
+    fabric: Fabric,
+    unit: str = "steps",
+) -> Curve:
+    """Trains for a number of steps.
+
+    Args:
+        name: What is trained, for the progress bar.
+        losses_of_step: Called with the step; returns scalars, ``total`` among them.
+        optimizer: Follows ``total``.
+        steps: How many.
+        fabric: Gives the autocast context.
+        unit: Of the rate that is shown.
+
+    Returns:
+        The curve of all scalars.
+    """
+    curve = Curve(steps)
+    for step in track(range(steps), name, steps, unit):
+        with fabric.autocast():
+            losses = losses_of_step(step)
+        optimizer.step(losses["total"])
+        curve.log({key: value.detach() for key, value in losses.items()})
+    if optimizer.skipped:
+        say(f"{name}: {optimizer.skipped} steps skipped for NaN or infinity")
+    return curve

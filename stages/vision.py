@@ -1,0 +1,89 @@
+"""SimCLR on the pictures of phase 1 -> checkpoints/vision_backbone.safetensors, features."""
+
+import copy
+
+from lib.checkpoint import save_checkpoint
+from lib.compute import start
+from lib.console import say
+from lib.evaluation.figures import probe_scatter
+from lib.evaluation.probe import probe
+from lib.files import write_csv, write_json
+from lib.manifest import load_dataset
+from lib.params import load_params
+from lib.paths import BACKBONE, METRICS, PLOTS
+from lib.perception.encoder import encode_all, freeze, load_backbone, write_features
+from lib.stage import run
+from lib.training.vision import (
+    EMBEDDED_LEVEL,
+    build_backbone,
+    calibrate_batch_norm,
+    train_backbone,
+)
+
+
+def main() -> None:
+    """Trains, freezes, probes, and leaves the features of every frame."""
+    params = load_params("seed", "compute", "safety", "vision")
+    settings = params.vision
+    fabric = start(params.compute, params.seed)
+    dataset = load_dataset("vision", ["obs/image"])
+    images = dataset.arrays["obs/image"]
+    model = build_backbone(settings)
+    random = copy.deepcopy(model)
+    calibrate_batch_norm(random, images[dataset.rows(["train"])], params.seed)
+    freeze(random)
+
+    losses: dict[str, float] = {}
+    rows = [{"step": 0, "contrastive": 0.0, "total": 0.0}]
+    if settings.use_neural:
+        curve = train_backbone(
+            model, images[dataset.rows(["train"])], settings, params.safety, fabric
+        )
+        rows = curve.rows
+        losses = {name: curve.last(name) for name in rows[0] if name != "step"}
+    else:
+        say("vision: use_neural is false, the random frozen backbone serves")
+        model.load_state_dict(random.state_dict())
+    config = {
+        "size": settings.size,
+        "block": settings.block,
+        "pyramid_channels": settings.pyramid_channels,
+        "image_size": int(images.shape[1]),
+        "frozen": True,
+        "use_neural": settings.use_neural,
+    }
+    save_checkpoint(BACKBONE, "backbone", config, {"backbone": model.state_dict()})
+
+    frozen = load_backbone()
+    levels = list(dict.fromkeys([EMBEDDED_LEVEL, *settings.feature_levels]))
+    features = encode_all(frozen.model, images, levels, "encoding frames")
+    write_features(
+        {level: features[level] for level in settings.feature_levels}, dataset, frozen.digest
+    )
+    labelled = load_dataset("policy", ["labels/state"])
+    baseline = encode_all(random, images, [EMBEDDED_LEVEL], "encoding frames, random weights")
+    keep = dataset.rows_of(labelled)
+    states = labelled.arrays["labels/state"]
+    nominal, stressed, scatter = probe(
+        features[EMBEDDED_LEVEL][keep], states, labelled, settings.ridge
+    )
+    random_scores, random_stressed, _ = probe(
+        baseline[EMBEDDED_LEVEL][keep], states, labelled, settings.ridge
+    )
+    write_json(
+        METRICS / "vision.json",
+        {
+            "loss": losses,
+            "probe": nominal,
+            "probe_random": random_scores,
+            "probe_stress": stressed,
+            "probe_stress_random": random_stressed,
+        },
+    )
+    write_csv(PLOTS / "vision_loss.csv", rows)
+    probe_scatter(PLOTS / "vision_probe.png", scatter, nominal)
+    say(f"probe R2 {nominal.get('min_r2')}, random weights {random_scores.get('min_r2')}")
+
+
+if __name__ == "__main__":
+    run("vision", main)
