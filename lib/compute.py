@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
@@ -10,6 +11,7 @@ from lightning_fabric import Fabric
 from lib.console import say
 from lib.params import Compute
 
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # start() says it in one line
 # cuBLAS is deterministic only with a fixed workspace; see torch.use_deterministic_algorithms.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -21,25 +23,25 @@ def has_fast_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def start(settings: Compute, seed: int, *, small: bool = False) -> Fabric:
+def start(settings: Compute, seed: int) -> Fabric:
     """Seeds every generator, switches determinism on, and chooses device and precision.
 
     Args:
         settings: Threads and precision of params.yaml.
         seed: Seeds Python, NumPy and torch.
-        small: The networks are too small for autocast or a GPU to pay: processor, fp32.
 
     Returns:
         Lightning Fabric with the device and the autocast context.
     """
     # Sums are split among threads, so their number changes the last bits of every result.
     torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(True)
+    # CUDA has no deterministic form of some operations (the backward of upsampling): warn there.
+    gpu = torch.cuda.is_available()
+    torch.use_deterministic_algorithms(True, warn_only=gpu)
     torch.backends.cudnn.benchmark = False
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16())
-    precision = "bf16-mixed" if bf16 and not small else "32-true"
-    accelerator = "cpu" if small else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    precision = "bf16-mixed" if bf16 else "32-true"
+    fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=precision)
     fabric.seed_everything(seed, verbose=False)
     say(f"device {fabric.device}, precision {precision}, {settings.threads} threads, seed {seed}")
     return fabric

@@ -80,6 +80,10 @@ class Dataset:
         chosen = [e for e in self.episodes if e.split in splits and _is(e, visual)]
         return np.concatenate([np.arange(e.start, e.stop) for e in chosen] or [np.arange(0)])
 
+    def proprio(self) -> np.ndarray:
+        """Returns what the robot feels, (N, 4): hand position and gripper."""
+        return np.concatenate([self.arrays["obs/eef_pos"], self.arrays["obs/gripper"]], axis=1)
+
     def rows_of(self, part: Dataset) -> np.ndarray:
         """Returns where the steps of another dataset stand in this one.
 
@@ -87,9 +91,7 @@ class Dataset:
             part: Holds some of this dataset's episodes.
         """
         start = {(e.source, e.key): e.start for e in self.episodes}
-        return np.concatenate(
-            [np.arange(len(e)) + start[e.source, e.key] for e in part.episodes]
-        )
+        return np.concatenate([np.arange(len(e)) + start[e.source, e.key] for e in part.episodes])
 
 
 def _is(reference: Reference, visual: bool | None) -> bool:

@@ -91,7 +91,7 @@ class Phase1Sima2(Section):
     share_failure: Share
     share_recovery: Share
     share_mixed: Share
-    action_noise: NonNegative
+    action_noise: Share
     visual_share: Share
     visual_severity: Share
 
@@ -117,6 +117,8 @@ class Phase1Isaac(Section):
     """Isaac Lab recordings, or the stand-in."""
 
     num_rollouts: Annotated[int, Field(ge=0)]
+    horizon: Annotated[int, Field(ge=10, le=500)]
+    action_noise: Share
     min_alignment: Share
 
 
@@ -235,6 +237,7 @@ class Evaluate(Section):
     stress_episodes: Annotated[int, Field(ge=0)]
     stress_severity: Share
     videos: Annotated[int, Field(ge=0)]
+    num_envs: Annotated[int, Field(ge=1, le=64)]
 
 
 class Gates(Section):
@@ -242,6 +245,7 @@ class Gates(Section):
 
     policy_success_any: float
     probe_min_r2: float
+    probe_gain_r2: float
     boundary_f1_1px: float
     rnn_skill_k8: float
 

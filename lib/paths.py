@@ -22,6 +22,7 @@ ROS_EPISODES = PHASE1 / "ros.hdf5"
 ISAAC_EPISODES = PHASE1 / "isaac.hdf5"
 MANIFEST = PHASE1 / "manifest.json"
 FEATURES = ROOT / "data" / "features.hdf5"
+GEOMETRY = ROOT / "data" / "geometry.hdf5"
 
 CHECKPOINTS = ROOT / "checkpoints"
 BACKBONE = CHECKPOINTS / "vision_backbone.safetensors"
@@ -33,6 +34,7 @@ CLONED_POLICY = CHECKPOINTS / "hydra_policy_cloned.safetensors"
 METRICS = ROOT / "metrics"
 PLOTS = METRICS / "plots"
 SUCCESS = METRICS / "success.json"
+VIDEOS = METRICS / "videos"
 
 # Not outs: timings and snapshots. Git ignores the folder; queue runs may point it elsewhere.
 WORK = Path(os.environ.get("GOLDEN_PATH_WORK", ROOT / ".work"))

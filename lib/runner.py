@@ -77,19 +77,20 @@ class Row(NamedTuple):
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment for the stages: the caller's, with what rendering wants."""
-    env = dict(os.environ)
-    if sys.platform == "linux":
-        env.setdefault("MUJOCO_GL", "egl")
-    # Workers are processes: one rasteriser thread in each beats several in one.
-    env.setdefault("LP_NUM_THREADS", "1")
-    return env
+    """Returns the environment for the stages: the caller's, this Python's folder first in PATH.
+
+    The commands in dvc.yaml say ``python``; without an activated .venv that is another one.
+    """
+    folder = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")])}
 
 
 def render_one_frame() -> None:
     """Renders a lit sphere; run in a child, because a broken driver can crash or hang."""
     try:
-        import mujoco
+        import lib.sim  # noqa: F401  Chooses the OpenGL backend.
+
+        import mujoco  # isort: skip
 
         model = mujoco.MjModel.from_xml_string(
             "<mujoco><worldbody><light pos='0 0 3'/><geom size='.1'/></worldbody></mujoco>"

@@ -17,7 +17,9 @@ from lib.paths import TIMINGS
 
 
 def run(name: str, main: Callable[[], None]) -> None:
-    """Runs a stage and exits: 0 when it succeeded, 2 for a user's mistake (one line).
+    """Runs a stage and exits: 0 when it succeeded, 2 for a user's mistake, 1 for a failed gate.
+
+    Errors that a user can mend are one line; anything else is a bug and shows its traceback.
 
     The wall time goes to the git-ignored ``.work/timings``, never into an out.
 
@@ -26,6 +28,7 @@ def run(name: str, main: Callable[[], None]) -> None:
         main: Its work.
     """
     started = time.time()
+    _record(name, started, ok=False)  # a stage that is killed leaves this
     signal.signal(signal.SIGTERM, _stop)
     code = 1
     try:
@@ -33,23 +36,23 @@ def run(name: str, main: Callable[[], None]) -> None:
         code = 0
     except UserError as error:
         say(f"{name}: {error}")
-        code = 2
+        code = error.exit_code
     except KeyboardInterrupt:
         say(f"{name}: stopped; `make repro` goes on from the stages that are finished")
         code = 130
     finally:
-        record = {
-            "stage": name,
-            "started": started,
-            "seconds": time.time() - started,
-            "ok": code == 0,
-        }
-        write_text(TIMINGS / f"{name}.json", json.dumps(record) + "\n")
+        _record(name, started, ok=code == 0)
     if code:
         # Worker processes may still be busy: leave at once, their parent is gone.
         sys.stdout.flush()
         os._exit(code)
     sys.exit(0)
+
+
+def _record(name: str, started: float, *, ok: bool) -> None:
+    seconds = time.time() - started
+    values = {"stage": name, "started": started, "seconds": seconds, "ok": ok}
+    write_text(TIMINGS / f"{name}.json", json.dumps(values) + "\n")
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -8,9 +8,10 @@ from lib.files import write_csv, write_json
 from lib.manifest import load_dataset
 from lib.models.convgru import ConvGRU
 from lib.params import load_params
-from lib.paths import METRICS, PLOTS, SPATIAL_RNN
-from lib.perception.encoder import load_backbone, load_features
+from lib.paths import FEATURES, METRICS, PLOTS, SPATIAL_RNN
+from lib.perception.encoder import load_backbone
 from lib.perception.memory import Normalizer
+from lib.perception.store import load_frames
 from lib.stage import run
 from lib.training.rnn import Windows, train_rnn
 
@@ -22,7 +23,7 @@ def main() -> None:
     fabric = start(params.compute, params.seed)
     digest = load_backbone().digest
     dataset = load_dataset("rnn", ["actions"])
-    features = load_features(dataset, settings.levels, digest)
+    features = load_frames(FEATURES, settings.levels, dataset, digest)
     train = dataset.rows(["train"])
     normalize = Normalizer.of({level: values[train] for level, values in features.items()})
     channels = {level: int(values.shape[1]) for level, values in features.items()}
@@ -30,7 +31,7 @@ def main() -> None:
     model = ConvGRU(channels, action_dim, settings.hidden_channels)
 
     losses: dict[str, float] = {}
-    rows = [{"step": 0, "prediction": 0.0, "smoothness": 0.0, "total": 0.0}]
+    rows = [dict.fromkeys(("step", "prediction", "total"), 0.0)]
     if settings.use_neural:
         windows = Windows(features, dataset, ["train"], settings.window)
         curve = train_rnn(model, windows, normalize, settings, params.safety, fabric)

@@ -1,11 +1,11 @@
-"""U-Net on pixel labels -> checkpoints/sima2_segmenter.safetensors, and the skill router."""
+"""U-Net on pixel labels -> checkpoints/sima2_segmenter.safetensors, skill router, geometry."""
 
 import numpy as np
 import torch
 
 from lib.checkpoint import save_checkpoint
 from lib.compute import start
-from lib.console import say, track
+from lib.console import say
 from lib.episode import PRIMITIVES
 from lib.evaluation.figures import confusion_figure, overlay_sheet
 from lib.evaluation.segmentation import router_accuracy, score
@@ -13,15 +13,11 @@ from lib.files import write_csv, write_json
 from lib.manifest import load_dataset, read_manifest, trust_table
 from lib.models.unet import UNet
 from lib.params import load_params
-from lib.paths import METRICS, PLOTS, SEGMENTER
-from lib.perception.segmenter import Segmenter, SkillRouter
-from lib.ridge import fit_ridge
+from lib.paths import GEOMETRY, METRICS, PLOTS, SEGMENTER
+from lib.perception.segmenter import Segmenter
+from lib.perception.store import write_frames
 from lib.stage import run
-from lib.training.segmenter import train_segmenter
-
-EVERY = 3  # neighbouring frames are nearly the same: every third one is scored
-BATCH = 64
-RIDGE = 1.0
+from lib.training.segmenter import calibrate_router, train_segmenter
 
 
 def main() -> None:
@@ -30,30 +26,20 @@ def main() -> None:
     settings = params.segmenter
     fabric = start(params.compute, params.seed)
     dataset = load_dataset("segmenter", ["obs/image", "labels/segmentation"])
-    images, truth = dataset.arrays["obs/image"], dataset.arrays["labels/segmentation"]
     model = UNet(num_classes=len(PRIMITIVES), widths=settings.widths)
     losses: dict[str, float] = {}
-    rows = [{"step": 0, "total": 0.0}]
+    rows = [dict.fromkeys(("step", "boundary", "primitive", "total"), 0.0)]
     if settings.use_neural:
         trust = trust_table(read_manifest())
         curve = train_segmenter(model, dataset, trust, settings, params.safety, fabric)
         rows = curve.rows
         losses = {name: curve.last(name) for name in rows[0] if name != "step"}
-    neural, heuristic = Segmenter(model.cpu()), Segmenter(None)
-
-    def evaluate(segmenter: Segmenter, splits: list[str], visual: bool | None):
-        chosen = [
-            e
-            for e in dataset.episodes
-            if e.split in splits
-            and e.tags["labels"] == "exact"
-            and visual in (None, bool(e.tags["visual"]))
-        ]
-        frames = np.concatenate([np.arange(e.start, e.stop, EVERY) for e in chosen])
-        return score(segmenter, images[frames], truth[frames], settings.threshold)
+    neural, heuristic = Segmenter(model.cpu(), fabric.autocast), Segmenter(None)
+    judged = neural if settings.use_neural else heuristic
 
     # Who serves is decided on validation episodes; the test ones only report.
-    valid_f1 = evaluate(neural, ["valid"], None).metrics()["boundary_f1"]
+    valid = score(judged, dataset, ["valid"], settings.threshold).metrics()
+    valid_f1 = valid.get("boundary_f1", 0.0)
     active = settings.use_neural and valid_f1 >= settings.f1_activation_threshold
     serving = neural if active else heuristic
     say(
@@ -63,25 +49,8 @@ def main() -> None:
 
     fields = ["obs/image", "obs/eef_pos", "obs/gripper", "labels/skill", "labels/state"]
     labelled = load_dataset("policy", fields)
-    geometry = geometry_of_all(serving, labelled.arrays["obs/image"])
-    router = SkillRouter(calibrate(labelled, geometry))
-    accuracy = router_accuracy(router, labelled, geometry, ["test"])
-
-    test = evaluate(neural, ["test"], False) if settings.use_neural else None
-    baseline = evaluate(heuristic, ["test"], False)
-    nominal = test or baseline
-    metrics = {
-        "loss": losses,
-        **nominal.metrics(),
-        "stress": evaluate(neural if test else heuristic, ["test"], True).metrics(),
-        "heuristic": {
-            **baseline.metrics(),
-            "stress": evaluate(heuristic, ["test"], True).metrics(),
-        },
-        "router_accuracy": accuracy,
-        "valid_boundary_f1": valid_f1,
-        "activated": int(active),
-    }
+    geometry = serving.measure(labelled.arrays["obs/image"])
+    router = calibrate_router(labelled, geometry)
     config = {
         "widths": settings.widths,
         "primitives": list(PRIMITIVES),
@@ -89,43 +58,38 @@ def main() -> None:
         "use_neural": settings.use_neural,
         "valid_boundary_f1": valid_f1,
     }
-    save_checkpoint(
-        SEGMENTER,
-        "segmenter",
-        config,
-        {"unet": model.state_dict(), "router": {"weights": torch.from_numpy(router.weights)}},
+    parts = {"unet": model.state_dict(), "router": {"weights": torch.from_numpy(router.weights)}}
+    digest = save_checkpoint(SEGMENTER, "segmenter", config, parts)
+    write_frames(GEOMETRY, {"geometry": geometry}, labelled, digest)
+
+    nominal, stressed, baseline, baseline_stressed = (
+        score(segmenter, dataset, ["test"], settings.threshold, visual=visual)
+        for segmenter in (judged, heuristic)
+        for visual in (False, True)
     )
-    write_json(METRICS / "segmenter.json", metrics)
+    write_json(
+        METRICS / "segmenter.json",
+        {
+            "loss": losses,
+            **nominal.metrics(),
+            "stress": stressed.metrics(),
+            "heuristic": {**baseline.metrics(), "stress": baseline_stressed.metrics()},
+            "router_accuracy": router_accuracy(router, labelled, geometry, ["test"]),
+            "valid_boundary_f1": valid_f1,
+            "activated": int(active),
+        },
+    )
     write_csv(PLOTS / "segmenter_loss.csv", rows)
     confusion_figure(PLOTS / "segmenter_confusion.png", nominal.confusion)
     test_rows = dataset.rows(["test"])
     sheet = test_rows[np.linspace(0, len(test_rows) - 1, 8, dtype=int)]
+    images, truth = (dataset.arrays[name][sheet] for name in ("obs/image", "labels/segmentation"))
     overlay_sheet(
         PLOTS / "segmenter_overlay.png",
-        images[sheet],
-        truth[sheet],
-        neural.probabilities(images[sheet])[0].argmax(1).numpy(),
-        heuristic.probabilities(images[sheet])[0].argmax(1).numpy(),
+        images,
+        truth,
+        *(s.probabilities(images)[0].argmax(1).numpy() for s in (judged, heuristic)),
     )
-
-
-def geometry_of_all(segmenter: Segmenter, images: np.ndarray) -> np.ndarray:
-    """Measures the geometry of every frame, (N, G)."""
-    starts = range(0, len(images), BATCH)
-    parts = [
-        segmenter.geometry(images[s : s + BATCH]).numpy()
-        for s in track(starts, "measuring geometry", len(starts), "batches")
-    ]
-    return np.concatenate(parts)
-
-
-def calibrate(dataset, geometry: np.ndarray) -> np.ndarray:
-    """Fits the router's regression on the training episodes."""
-    train = dataset.rows(["train"])
-    proprio = np.concatenate([dataset.arrays["obs/eef_pos"], dataset.arrays["obs/gripper"]], 1)
-    state = dataset.arrays["labels/state"]
-    inputs = SkillRouter.inputs(geometry[train], proprio[train])
-    return fit_ridge(inputs, state[train, 4:7] - state[train, :3], RIDGE)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from lib.evaluation.probe import probe
 from lib.files import write_csv, write_json
 from lib.manifest import load_dataset
 from lib.params import load_params
-from lib.paths import BACKBONE, METRICS, PLOTS
-from lib.perception.encoder import encode_all, freeze, load_backbone, write_features
+from lib.paths import BACKBONE, FEATURES, METRICS, PLOTS
+from lib.perception.encoder import encode_all, freeze, load_backbone
+from lib.perception.store import write_frames
 from lib.stage import run
 from lib.training.vision import (
     EMBEDDED_LEVEL,
@@ -34,7 +35,7 @@ def main() -> None:
     freeze(random)
 
     losses: dict[str, float] = {}
-    rows = [{"step": 0, "contrastive": 0.0, "total": 0.0}]
+    rows = [dict.fromkeys(("step", "contrastive", "total"), 0.0)]
     if settings.use_neural:
         curve = train_backbone(
             model, images[dataset.rows(["train"])], settings, params.safety, fabric
@@ -57,9 +58,8 @@ def main() -> None:
     frozen = load_backbone()
     levels = list(dict.fromkeys([EMBEDDED_LEVEL, *settings.feature_levels]))
     features = encode_all(frozen.model, images, levels, "encoding frames")
-    write_features(
-        {level: features[level] for level in settings.feature_levels}, dataset, frozen.digest
-    )
+    kept = {level: features[level] for level in settings.feature_levels}
+    write_frames(FEATURES, kept, dataset, frozen.digest)
     labelled = load_dataset("policy", ["labels/state"])
     baseline = encode_all(random, images, [EMBEDDED_LEVEL], "encoding frames, random weights")
     keep = dataset.rows_of(labelled)

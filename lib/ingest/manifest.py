@@ -183,7 +183,9 @@ class _HeuristicJudge:
         """Trust in the heuristic: the share of the pixels it gives a class that are of it."""
         return {
             name: {
-                "trust": round(float(self._right[i] / self._said[i]), 4) if self._said[i] else prior,
+                "trust": round(float(self._right[i] / self._said[i]), 4)
+                if self._said[i]
+                else prior,
                 "pixels": int(self._said[i]),
             }
             for i, name in enumerate(PRIMITIVES)

@@ -86,7 +86,10 @@ def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) ->
 
 
 def primitive_loss(
-    logits_BCHW: Tensor, targets_BHW: Tensor, weights_BHW: Tensor | None = None
+    logits_BCHW: Tensor,
+    targets_BHW: Tensor,
+    weights_BHW: Tensor | None = None,
+    class_weights_C: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the primitive class of each pixel.
 
@@ -94,10 +97,15 @@ def primitive_loss(
         logits_BCHW: One logit a class.
         targets_BHW: Class indices, int64.
         weights_BHW: Trust in each target, 0 or more.
+        class_weights_C: Weight of the pixels of each class, as in ``torch.nn.CrossEntropyLoss``;
+            it multiplies the trust.
 
     Returns:
         The (weighted) mean in nats, a scalar.
     """
+    if class_weights_C is not None:
+        class_BHW = class_weights_C[targets_BHW]
+        weights_BHW = class_BHW if weights_BHW is None else weights_BHW * class_BHW
     # Picked by gather, not F.nll_loss: its two-dimensional form has no deterministic CUDA kernel.
     log_p_BCHW = F.log_softmax(logits_BCHW, dim=1)
     cross_entropy_BHW = -log_p_BCHW.gather(1, targets_BHW[:, None])[:, 0]
@@ -111,6 +119,7 @@ def segmentation_loss(
     primitive_BHW: Tensor,
     weights_BHW: Tensor,
     *,
+    class_weights_C: Tensor | None = None,
     alpha: float,
     gamma: float,
     focal_alpha: float,
@@ -128,6 +137,7 @@ def segmentation_loss(
         boundary_BHW: 1 on boundaries, else 0; any dtype.
         primitive_BHW: Class indices, int64.
         weights_BHW: Trust in each pixel's labels, 0 or more; acts on every term.
+        class_weights_C: See ``primitive_loss``.
         alpha: Share of the focal loss in the boundary loss, in [0, 1].
         gamma: Focusing parameter of the focal loss.
         focal_alpha: Weight of the positive class in the focal loss.
@@ -142,7 +152,7 @@ def segmentation_loss(
     focal = focal_loss(logits_BHW, targets_BHW, focal_alpha, gamma, weights_BHW)
     dice = dice_loss(logits_BHW, targets_BHW, weights_BHW)
     boundary = alpha * focal + (1 - alpha) * dice
-    primitive = primitive_loss(primitive_logits_BCHW, primitive_BHW, weights_BHW)
+    primitive = primitive_loss(primitive_logits_BCHW, primitive_BHW, weights_BHW, class_weights_C)
     total = lambda_boundary * boundary + lambda_primitive * primitive
     return {
         "total": total,

@@ -6,9 +6,9 @@ they do not, geometry does:
 
 - Palm and arm are the same red. The palm hangs at the arm's lower end, so the gripper is what
   lies in a window around the lowest red pixels.
-- Claw, handle and the top of the wall are white. The wall is by far the largest and gives the
-  brightness that the others exceed; the claw lies in the gripper's window, the handle touches
-  something green.
+- Claw, handle and the top of the wall are white. The wall is the largest and gives the brightness
+  that the others are compared with; the claw hangs in the left part of the gripper's window, the
+  handle is below the lid and touches something green.
 - Case and drawer are the same green. The right-hand corner of the case's lid is the origin of a
   fixed outline of the drawer's front, whose lower edge moves with the drawer.
 
@@ -65,33 +65,38 @@ def boundary_of(primitives: np.ndarray) -> np.ndarray:
 class HeuristicSegmenter:
     """Segments pictures of the drawer scene by rules.
 
+    Lengths are shares of the picture: of W to the right, of H downwards.
+
     Attributes:
-        saturation: Ratio of the strongest to the other channels from which a pixel is coloured.
-        palm_up: Height of the gripper above the lowest red pixel, share of H.
-        palm_down: Reach of the claws below it, share of H.
-        whiter: Brightness of claw and handle over that of the wall.
-        front_right: Right edge of the drawer's front from the corner, share of W.
-        front_left: Left edge of the case's front from the corner, share of W.
-        front_top: Upper edge of the front at ``front_left``, from the corner, share of H.
-        front_bottom: Lower edge of the closed drawer at ``front_left``, likewise.
+        saturation: Ratio of green to the other channels from which a pixel is green.
+        palm_up: Height of the palm above the lowest red pixel.
+        palm_down: Reach of the claws below it.
+        claw_share: Left part of the gripper's window that the white claw hangs in.
+        claw_white: Brightness of the claw over that of the wall, at least.
+        handle_white: Brightness of the handle over that of the wall, at least.
+        front_right: Right edge of the drawer's front, from the corner of the lid.
+        front_left: Left edge of the case, from the corner.
+        front_top: Upper edge of the front at ``front_left``, from the corner.
+        front_bottom: Lower edge of the closed drawer at ``front_left``, from the corner.
         front_slope: Of both edges, down to the right.
-        pull_slope: How far the lower edge sinks for each share that the drawer protrudes.
-        smallest: Components with fewer pixels than this share of the picture are noise.
+        case_bottom: Lower edge of the case at ``front_left``; only an open drawer is below it.
+        pull_slope: How far the drawer's lower edge sinks for each share it protrudes.
+        smallest: Smallest area that is part of something.
     """
 
-    saturation: float = 1.15
+    saturation: float = 1.2
     palm_up: float = 10.5 / 96
-    palm_down: float = 11.5 / 96
-    claw_white: float = 1.07
-    handle_white: float = 0.8
-    claw_share: float = 0.5
-    front_right: float = -15.0 / 96
+    palm_down: float = 13.5 / 96
+    claw_share: float = 0.4
+    claw_white: float = 1.03
+    handle_white: float = 0.6
+    front_right: float = -16.0 / 96
     front_left: float = -38.0 / 96
-    front_top: float = 1.0 / 96
+    front_top: float = 0.0
     front_bottom: float = 13.0 / 96
     front_slope: float = 0.34
-    pull_slope: float = 0.9
-    case_bottom: float = 18.5 / 96
+    case_bottom: float = 21.0 / 96
+    pull_slope: float = 1.2
     smallest: float = 3 / 96**2
 
     def primitives(self, images_BHW3: np.ndarray) -> np.ndarray:
@@ -126,18 +131,16 @@ class HeuristicSegmenter:
     def _chunk(self, images: np.ndarray) -> np.ndarray:
         red, green, blue = np.moveaxis(images.astype(np.float32), -1, 0)
         highest, lowest = images.max(-1), images.min(-1)
-        reddish = (red > 1.6 * np.maximum(green, blue)) & (highest > 25)
-        greenish = (green > self.saturation * np.maximum(red, blue)) & (highest > 25)
+        reddish = self._clean((red > 1.6 * np.maximum(green, blue)) & (highest > 25))
+        greenish = self._clean((green > self.saturation * np.maximum(red, blue)) & (highest > 25))
         cyan = (np.minimum(green, blue) > 1.3 * red) & (highest > 60)
-        brown = (red > 1.2 * blue) & ~reddish & ~greenish
-        reddish, greenish = self._clean(reddish), self._clean(greenish)
-
+        brown = (red > 1.2 * blue) & ~reddish
         grey = (lowest > 0.8 * highest) & (lowest > 100)
-        # The median grey of the brighter half: the top of the wall.
-        wall = _masked_quantile(lowest, grey & (lowest > 150), 0.5)
+        wall = _masked_median(lowest, grey & (lowest > 150))
         window, claw = self._gripper_windows(reddish)
-        below_lid, front = self._drawer_front(greenish)
+        below_lid, front = self._drawer_windows(greenish)
 
+        # From the back to the front: what comes later hides what came before.
         labels = np.where(brown, TABLE, BACKGROUND).astype(np.uint8)
         labels[greenish] = DRAWER_CASE
         labels[greenish & front] = DRAWER
@@ -167,7 +170,7 @@ class HeuristicSegmenter:
         return keep[components]
 
     def _gripper_windows(self, reddish: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Says where the gripper can be, (B, H, W): around the lower end of what is red."""
+        """Says where gripper and white claw can be, both (B, H, W)."""
         height, width = reddish.shape[1:]
         row, column = np.arange(height)[None, :, None], np.arange(width)[None, None, :]
         lowest = np.where(reddish, row, -1).max((1, 2), keepdims=True)
@@ -178,8 +181,8 @@ class HeuristicSegmenter:
         window = rows & (column >= left) & (column <= right)
         return window, window & (column <= left + self.claw_share * (right - left))
 
-    def _drawer_front(self, greenish: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Says what is below the lid and what is the drawer, both (B, H, W)."""
+    def _drawer_windows(self, greenish: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Says what is below the lid and where the drawer can be, both (B, H, W)."""
         height, width = greenish.shape[1:]
         row, column = np.arange(height)[None, :, None], np.arange(width)[None, None, :]
         corner_x = np.where(greenish, column, -1).max((1, 2), keepdims=True)
@@ -195,8 +198,8 @@ class HeuristicSegmenter:
         return below_lid, below_lid & (v <= self.front_bottom + edge + sinks)
 
 
-def _masked_quantile(values: np.ndarray, mask: np.ndarray, q: float) -> np.ndarray:
-    """Quantile of the masked values of each picture, (B, 1, 1); 0 where nothing is masked."""
+def _masked_median(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Median of the masked uint8 values of each picture, (B, 1, 1); 0 where none is masked."""
     counts = np.stack([np.bincount(v[m], minlength=256) for v, m in zip(values, mask, strict=True)])
     cumulative = counts.cumsum(1)
-    return (cumulative > q * cumulative[:, -1:]).argmax(1)[:, None, None]
+    return (2 * cumulative > cumulative[:, -1:]).argmax(1)[:, None, None]

@@ -86,6 +86,7 @@ class HydraActor(nn.Module):
         """
         super().__init__()
         self.num_skills = num_skills
+        self.hidden = list(hidden)
         layers: list[nn.Module] = []
         inputs = obs_dim + condition_dim
         for width in hidden:

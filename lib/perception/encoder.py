@@ -1,15 +1,13 @@
-"""The frozen backbone: how it is saved, refused and run, and the features it leaves for others.
+"""The frozen backbone: how it is loaded, refused and run.
 
 Tensor suffixes: B batch, N steps of a dataset, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,12 +15,9 @@ from torch import Tensor, nn
 from lib.checkpoint import Checkpoint, load_checkpoint
 from lib.console import track
 from lib.errors import UserError
-from lib.files import atomic
-from lib.manifest import Dataset
 from lib.models.backbone import Backbone
-from lib.paths import BACKBONE, FEATURES, relative
+from lib.paths import BACKBONE, relative
 
-FEATURES_SCHEMA = 1
 ENCODE_BATCH = 128
 
 
@@ -139,66 +134,4 @@ def encode_all(
             if level not in out:
                 out[level] = np.empty((len(images_NHW3), *values.shape[1:]), np.float16)
             out[level][start : start + len(values)] = values
-    return out
-
-
-def write_features(
-    features: Mapping[str, np.ndarray], dataset: Dataset, digest: str, path: Path = FEATURES
-) -> None:
-    """Writes the features of every episode, with the digest of the backbone that made them.
-
-    Args:
-        features: (N, C, H, W) by level, rows as in the dataset.
-        dataset: Says which rows are whose.
-        digest: Of the backbone.
-        path: The file.
-    """
-    with atomic(path) as scratch, h5py.File(scratch, "w") as file:
-        file.attrs["schema"], file.attrs["backbone"] = FEATURES_SCHEMA, digest
-        for item in dataset.episodes:
-            for level, values in features.items():
-                file.create_dataset(f"{item.source}/{item.key}/{level}", data=values[item.rows])
-
-
-def load_features(
-    dataset: Dataset, levels: Sequence[str], digest: str, path: Path = FEATURES
-) -> dict[str, np.ndarray]:
-    """Loads features in the row order of a dataset.
-
-    Args:
-        dataset: Says which episodes and in which order.
-        levels: Levels to load.
-        digest: Of the backbone that must have made them.
-        path: The file.
-
-    Returns:
-        (N, C, H, W) float16 by level.
-
-    Raises:
-        UserError: If the file is missing, of another backbone, or lacks a level or an episode.
-    """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise UserError(f"{relative(path)}: not readable ({error}); run `dvc repro`") from None
-    with file:
-        made_by: Any = file.attrs.get("backbone")
-        if file.attrs.get("schema") != FEATURES_SCHEMA or made_by != digest:
-            raise UserError(
-                f"{relative(path)}: made by backbone {made_by}, {relative(BACKBONE)} is {digest}; "
-                "run `dvc repro vision`"
-            )
-        out: dict[str, np.ndarray] = {}
-        for level in levels:
-            for item in dataset.episodes:
-                name = f"{item.source}/{item.key}/{level}"
-                if name not in file:
-                    raise UserError(
-                        f"{relative(path)}: holds no {level} of {item.source}/{item.key}; add "
-                        f"{level} to vision.feature_levels"
-                    )
-                if level not in out:
-                    shape = (len(dataset), *file[name].shape[1:])
-                    out[level] = np.empty(shape, np.float16)
-                file[name].read_direct(out[level], dest_sel=np.s_[item.start : item.stop])
     return out

@@ -13,9 +13,7 @@ from lib.episode import PRIMITIVES
 
 PARTS = ("handle", "gripper", "drawer", "drawer_case")
 EDGE_QUANTILES = (0.05, 0.95)
-NAMES = tuple(
-    f"{part}_{value}" for part in PARTS for value in ("x", "y", "area", "left", "bottom")
-)
+NAMES = tuple(f"{part}_{value}" for part in PARTS for value in ("x", "y", "area", "left", "bottom"))
 """For each part: centroid x, y, square root of the area, left and bottom edge; shares of the
 picture's side. The drawer's edges move with its opening."""
 

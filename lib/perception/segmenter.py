@@ -5,6 +5,8 @@ Tensor suffixes: B batch, C classes, H height, W width, G geometry features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.checkpoint import load_checkpoint
+from lib.console import track
 from lib.episode import PRIMITIVES
 from lib.errors import UserError
 from lib.models.heuristic import HeuristicSegmenter
@@ -23,20 +26,29 @@ from lib.perception.geometry import geometry_of, quadratic
 from lib.ridge import apply_ridge
 from lib.skills import skill_phase
 
+MEASURE_BATCH = 64
+Autocast = Callable[[], AbstractContextManager]
+
 
 class Segmenter:
     """Primitive probabilities and geometry of pictures.
 
     Attributes:
         active: Whether the U-Net serves.
+        digest: Of the checkpoint it was loaded from; what it measures is stored under it.
     """
 
-    def __init__(self, model: UNet | None) -> None:
+    def __init__(
+        self, model: UNet | None, autocast: Autocast = nullcontext, digest: str = ""
+    ) -> None:
         """Takes a network, or none for the heuristic.
 
         Args:
             model: A trained U-Net; frozen here.
+            autocast: Context in which it runs; bf16 halves its time.
+            digest: Of its checkpoint.
         """
+        self._autocast, self.digest = autocast, digest
         self.active = model is not None
         self._model = freeze(model) if model is not None else None
         self._heuristic = HeuristicSegmenter()
@@ -55,7 +67,8 @@ class Segmenter:
         if self._model is None:
             labels = torch.from_numpy(self._heuristic.primitives(images_BHW3)).long()
             return F.one_hot(labels, len(PRIMITIVES)).permute(0, 3, 1, 2).float(), None
-        boundary, primitive = self._model(to_unit(images_BHW3))
+        with self._autocast():
+            boundary, primitive = self._model(to_unit(images_BHW3))
         return primitive.float().softmax(1), boundary[:, 0].float().sigmoid()
 
     def geometry(self, images_BHW3: np.ndarray) -> Tensor:
@@ -68,6 +81,22 @@ class Segmenter:
             (B, G) float32; see ``lib.perception.geometry.NAMES``.
         """
         return geometry_of(self.probabilities(images_BHW3)[0])
+
+    def measure(self, images_NHW3: np.ndarray) -> np.ndarray:
+        """Measures the parts in every picture of a dataset.
+
+        Args:
+            images_NHW3: uint8.
+
+        Returns:
+            (N, G) float32.
+        """
+        starts = range(0, len(images_NHW3), MEASURE_BATCH)
+        parts = [
+            self.geometry(images_NHW3[start : start + MEASURE_BATCH]).numpy()
+            for start in track(starts, "measuring geometry", len(starts), "batches")
+        ]
+        return np.concatenate(parts)
 
 
 class SkillRouter:
@@ -115,10 +144,13 @@ class SkillRouter:
         return skill_phase(np.zeros_like(to_handle_B3), to_handle_B3, had_hold_B)
 
 
-def load_segmenter(path: Path = SEGMENTER) -> tuple[Segmenter, SkillRouter]:
+def load_segmenter(
+    autocast: Autocast = nullcontext, path: Path = SEGMENTER
+) -> tuple[Segmenter, SkillRouter]:
     """Loads the segmenter that serves, and its router.
 
     Args:
+        autocast: Context in which the U-Net runs.
         path: Its checkpoint.
 
     Raises:
@@ -136,4 +168,4 @@ def load_segmenter(path: Path = SEGMENTER) -> tuple[Segmenter, SkillRouter]:
         model = UNet(num_classes=len(PRIMITIVES), widths=config["widths"])
         model.load_state_dict(checkpoint.part("unet"))
     router = SkillRouter(checkpoint.part("router")["weights"].numpy())
-    return Segmenter(model), router
+    return Segmenter(model, autocast, checkpoint.digest), router

@@ -3,6 +3,7 @@
 ``lib.sim.make_env`` is the public entrance.
 """
 
+import importlib
 import os
 import sys
 
@@ -14,10 +15,13 @@ if sys.platform.startswith("linux"):
 os.environ.setdefault("LP_NUM_THREADS", "1")
 
 
-def __getattr__(name: str):
-    # Lazy, so that a module that needs only, say, lib.sim.skills depends on nothing else.
-    if name == "make_env":
-        from lib.sim.env import make_env
+_HOME = {"make_env": "lib.sim.env"}
 
-        return make_env
+__all__ = ["make_env"]
+
+
+def __getattr__(name: str) -> object:
+    # Lazy, so that a stage that needs only lib.sim.tasks depends on nothing else.
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,7 +39,13 @@ class Scene:
     """
 
     def __init__(
-        self, model: mujoco.MjModel, data: mujoco.MjData, task: Task, size: int, *, cull: bool = True
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        task: Task,
+        size: int,
+        *,
+        cull: bool = True,
     ) -> None:
         """Makes the renderer; needs a working OpenGL.
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from lib.console import say, track
@@ -141,8 +141,7 @@ def fit(
     losses_of_step: Callable[[int], dict[str, Tensor]],
     optimizer: Optimizer,
     steps: int,
-    fabric: Fabric,
-    unit: str = "steps",
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Curve:
     """Trains for a number of steps.
 
@@ -151,15 +150,14 @@ def fit(
         losses_of_step: Called with the step; returns scalars, ``total`` among them.
         optimizer: Follows ``total``.
         steps: How many.
-        fabric: Gives the autocast context.
-        unit: Of the rate that is shown.
+        autocast: Context of the forward pass; the backward one follows it by itself.
 
     Returns:
         The curve of all scalars.
     """
     curve = Curve(steps)
-    for step in track(range(steps), name, steps, unit):
-        with fabric.autocast():
+    for step in track(range(steps), name, steps, "steps"):
+        with autocast():
             losses = losses_of_step(step)
         optimizer.step(losses["total"])
         curve.log({key: value.detach() for key, value in losses.items()})

@@ -110,4 +110,4 @@ def train_rnn(
         safety,
         schedule=warmup_cosine(settings.steps, 0.05),
     )
-    return fit("rnn", losses_of_step, optimizer, settings.steps, fabric)
+    return fit("rnn", losses_of_step, optimizer, settings.steps, fabric.autocast)

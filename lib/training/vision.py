@@ -99,4 +99,4 @@ def train_backbone(
         weight_decay=settings.weight_decay,
         schedule=warmup_cosine(settings.steps, settings.warmup),
     )
-    return fit("vision", losses_of_step, optimizer, settings.steps, fabric)
+    return fit("vision", losses_of_step, optimizer, settings.steps, fabric.autocast)

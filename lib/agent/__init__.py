@@ -1,0 +1,1 @@
+"""Whoever drives the robot, and the loop in which it does."""

@@ -1,0 +1,233 @@
+"""Everything frozen between the camera and the policy, run once a frame for all robots.
+
+Backbone, spatial memory, segmenter geometry and skill router turn pictures and proprioception
+into percepts; a projector, fitted on phase 1, turns percepts into the policy's observation.
+
+Tensor suffixes: B batch, N steps, D features, P proprioception, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.console import track
+from lib.manifest import Dataset
+from lib.paths import FEATURES, GEOMETRY
+from lib.perception.encoder import load_backbone
+from lib.perception.memory import SpatialMemory
+from lib.perception.segmenter import Autocast, load_segmenter
+from lib.perception.store import load_frames
+
+CLIP = 5.0  # standard deviations
+
+
+@dataclass
+class Percepts:
+    """What the frozen stack makes of a batch of frames.
+
+    Attributes:
+        direct: (B, P + 3 + G) proprioception, vector to the handle (m), geometry.
+        vision: (B, D) flattened backbone features.
+        memory: (B, D) flattened RNN state.
+        skill: (B,) indices from the router.
+    """
+
+    direct: np.ndarray
+    vision: np.ndarray
+    memory: np.ndarray
+    skill: np.ndarray
+
+
+class Perception:
+    """The frozen stack with its state for a fixed number of robots."""
+
+    def __init__(self, autocast: Autocast = nullcontext) -> None:
+        """Loads backbone, memory and segmenter.
+
+        Args:
+            autocast: Context in which the U-Net runs.
+
+        Raises:
+            UserError: If one is missing, damaged, or does not belong to the others.
+        """
+        self.backbone = load_backbone()
+        self.memory = SpatialMemory(backbone_digest=self.backbone.digest)
+        self.segmenter, self.router = load_segmenter(autocast)
+        self._state: dict[str, Tensor] | None = None
+        self._had_hold: np.ndarray | None = None
+
+    def reset(self) -> None:
+        """Forgets everything; the next call may have another batch size."""
+        self._state = self._had_hold = None
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Lets calls inside the block look without remembering."""
+        # States are replaced, never changed in place, so holding on to them is enough.
+        before = self._state, self._had_hold
+        yield
+        self._state, self._had_hold = before
+
+    def __call__(
+        self,
+        images_BHW3: np.ndarray,
+        proprio_BP: np.ndarray,
+        previous_action_BA: np.ndarray,
+        first_B: np.ndarray,
+    ) -> Percepts:
+        """Takes in the next frame of each robot.
+
+        Args:
+            images_BHW3: uint8.
+            proprio_BP: Hand position and gripper.
+            previous_action_BA: Action that led to the frame.
+            first_B: Whether the frame is the first of its episode.
+        """
+        features = self.backbone(images_BHW3)
+        geometry = self.segmenter.geometry(images_BHW3).numpy()
+        return self.follow(features, geometry, proprio_BP, previous_action_BA, first_B)
+
+    def follow(
+        self,
+        features: dict[str, Tensor],
+        geometry_BG: np.ndarray,
+        proprio_BP: np.ndarray,
+        previous_action_BA: np.ndarray,
+        first_B: np.ndarray,
+    ) -> Percepts:
+        """The part of a call that has state, for frames that are encoded already.
+
+        Args:
+            features: Backbone maps by level.
+            geometry_BG: Of the same frames.
+            proprio_BP: Hand position and gripper.
+            previous_action_BA: Action that led to the frame.
+            first_B: Whether the frame is the first of its episode.
+        """
+        had_hold = np.zeros(len(first_B), bool) if self._had_hold is None else self._had_hold
+        to_handle = self.router.to_handle(geometry_BG, proprio_BP)
+        skill, self._had_hold = self.router.route(to_handle, had_hold & ~first_B)
+        self._state = self.memory.step(
+            features,
+            torch.as_tensor(previous_action_BA),
+            self._state,
+            torch.as_tensor(first_B),
+        )
+        seen = [features[level].flatten(1) for level in self.memory.levels]
+        remembered = [self._state[level].flatten(1) for level in self.memory.levels]
+        return Percepts(
+            direct=np.concatenate([proprio_BP, to_handle, geometry_BG], 1).astype(np.float32),
+            vision=torch.cat(seen, 1).numpy(),
+            memory=torch.cat(remembered, 1).numpy(),
+            skill=skill.astype(np.int64),
+        )
+
+
+def perceive_dataset(perception: Perception, dataset: Dataset) -> Percepts:
+    """Runs the stack over recorded episodes, all episodes side by side.
+
+    Maps and geometry come from the files that the vision and segmenter stages left.
+
+    Args:
+        perception: Its state is reset before and after.
+        dataset: Holds ``obs/eef_pos``, ``obs/gripper`` and ``actions``.
+
+    Returns:
+        Percepts of every step, rows as in the dataset; vision and memory float16.
+    """
+    levels, count = perception.memory.levels, len(dataset)
+    features = load_frames(FEATURES, levels, dataset, perception.backbone.digest)
+    geometry = load_frames(GEOMETRY, ["geometry"], dataset, perception.segmenter.digest)["geometry"]
+    proprio = dataset.proprio()
+    actions = dataset.arrays["actions"]
+    perception.reset()
+    begin = np.array([e.start for e in dataset.episodes])
+    length = np.array([len(e) for e in dataset.episodes])
+    out: dict[str, Any] = {}
+    for step in track(range(int(length.max())), "remembering", int(length.max()), "steps"):
+        # Episodes that are over repeat their last frame; those rows are not kept.
+        rows = begin + np.minimum(step, length - 1)
+        percepts = perception.follow(
+            {level: torch.from_numpy(f[rows]).float() for level, f in features.items()},
+            geometry[rows],
+            proprio[rows],
+            actions[np.maximum(rows - 1, 0)],
+            np.full(len(rows), step == 0),
+        )
+        alive = step < length
+        for name, values in vars(percepts).items():
+            if name not in out:
+                dtype = np.float16 if name in ("vision", "memory") else values.dtype
+                out[name] = np.empty((count, *values.shape[1:]), dtype)
+            out[name][rows[alive]] = values[alive]
+    perception.reset()
+    return Percepts(**out)
+
+
+class Projector:
+    """Percepts to observations: principal components, then zero mean and unit variance."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        """Takes what ``fit`` made.
+
+        Args:
+            tensors: As in ``tensors()``.
+        """
+        self._tensors = {name: tensor.float() for name, tensor in tensors.items()}
+
+    @classmethod
+    def fit(cls, percepts: Percepts, vision_components: int, memory_components: int) -> Projector:
+        """Fits the components on phase-1 percepts; no labels are used.
+
+        Args:
+            percepts: Of training steps.
+            vision_components: Kept of the features.
+            memory_components: Kept of the RNN state.
+        """
+        tensors: dict[str, Tensor] = {}
+        kept = {"vision": vision_components, "memory": memory_components}
+        for name, components in kept.items():
+            x = getattr(percepts, name).astype(np.float32)
+            mean = x.mean(0)
+            centred = x - mean
+            covariance = (centred.T @ centred).astype(np.float64) / len(x)
+            values, vectors = np.linalg.eigh(covariance)
+            values, vectors = values[::-1][:components], vectors[:, ::-1][:, :components]
+            tensors[f"{name}_mean"] = torch.from_numpy(mean)
+            scaled = vectors / np.sqrt(np.maximum(values, 1e-8))
+            tensors[f"{name}_components"] = torch.from_numpy(np.ascontiguousarray(scaled)).float()
+        tensors["direct_mean"] = torch.from_numpy(percepts.direct.mean(0))
+        tensors["direct_std"] = torch.from_numpy(percepts.direct.std(0) + 1e-4)
+        return cls(tensors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns what is saved."""
+        return self._tensors
+
+    @property
+    def dim(self) -> int:
+        """Features of an observation."""
+        t = self._tensors
+        components = t["vision_components"].shape[1] + t["memory_components"].shape[1]
+        return len(t["direct_mean"]) + components
+
+    def __call__(self, percepts: Percepts) -> np.ndarray:
+        """Returns observations, (B, dim) float32 in [-CLIP, CLIP].
+
+        Args:
+            percepts: Of any number of frames.
+        """
+        t = self._tensors
+        direct = (torch.from_numpy(percepts.direct) - t["direct_mean"]) / t["direct_std"]
+        parts = [direct]
+        for name in ("vision", "memory"):
+            x = torch.from_numpy(getattr(percepts, name)).float() - t[f"{name}_mean"]
+            parts.append(x @ t[f"{name}_components"])
+        return torch.cat(parts, 1).clamp(-CLIP, CLIP).numpy()

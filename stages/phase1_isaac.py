@@ -1,0 +1,68 @@
+"""Isaac Lab recordings in data/raw/isaac, or MuJoCo stand-ins -> data/phase1/isaac.hdf5."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+from lib import episode
+from lib.console import say, track
+from lib.ingest.isaac import find_recordings, read_recordings
+from lib.ingest.report import Report
+from lib.params import load_params
+from lib.paths import ISAAC_EPISODES, RAW_ISAAC, relative
+from lib.sim.rollout import rollout
+from lib.sim.tasks import Task, get_task
+from lib.stage import run
+from lib.workers import ordered_map
+
+# What a good recording is like: the expert, undisturbed, in plain light.
+NOMINAL = {
+    "share_success": 1.0,
+    "share_failure": 0.0,
+    "share_recovery": 0.0,
+    "share_mixed": 0.0,
+    "visual_share": 0.0,
+    "visual_severity": 0.0,
+}
+
+
+def stand_ins(params: SimpleNamespace, task: Task) -> Iterator[episode.Episode]:
+    """Yields rollouts in MuJoCo, tagged ``backend: mujoco``.
+
+    Args:
+        params: The sections that the stage reads.
+        task: The task.
+    """
+    count, seed = params.phase1_isaac.num_rollouts, params.phase1.seed
+    settings = params.phase1_isaac.model_dump() | NOMINAL
+    size, prices = params.phase1.image_size, params.economics.model_dump()
+    calls = (
+        (task.name, index, seed, settings, size, prices, "isaac_stand_in") for index in range(count)
+    )
+    results = ordered_map(rollout, calls, params.safety.worker_timeout_s)
+    return track(results, "MuJoCo stand-ins", count, "episodes")
+
+
+def main() -> None:
+    """Reads the recordings; without any, rolls the expert out in MuJoCo and says so."""
+    params = load_params("task", "phase1", "phase1_isaac", "economics", "safety")
+    report, task, env_args = Report(), get_task(params.task), None
+    if find_recordings(RAW_ISAAC):
+        episodes = read_recordings(RAW_ISAAC, params.phase1_isaac, report)
+        what = "episodes from Isaac Lab"
+    else:
+        episodes = stand_ins(params, task)
+        what = f"MuJoCo stand-ins: no Isaac Lab recordings in {relative(RAW_ISAAC)}"
+        env_args = {
+            "env_name": task.env_name,
+            "type": 1,
+            "env_kwargs": {"image_size": params.phase1.image_size},
+        }
+    count = episode.write(
+        ISAAC_EPISODES, episodes, source="isaac", shares=params.phase1.split, env_args=env_args
+    )
+    report.write(ISAAC_EPISODES.with_name("isaac_skipped.json"))
+    say(f"{count} {what}" + (f", {len(report.skipped)} skipped" if report.skipped else ""))
+
+
+if __name__ == "__main__":
+    run("phase1_isaac", main)

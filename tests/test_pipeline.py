@@ -1,0 +1,192 @@
+"""The whole pipeline on the small preset, and that dvc.yaml says what the stages really use."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from closure import ROOT, closure
+from ruamel.yaml import YAML
+
+GRAPH = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+STAGES = list(GRAPH["stages"])
+
+
+def paths(entries: list) -> list[str]:
+    """Names of deps, outs or metrics, with or without settings."""
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def requested_sections(script: Path) -> set[str]:
+    """The sections that a stage script asks lib.params for."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(script.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_params"
+    ]
+    return {argument.value for call in calls for argument in call.args}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_deps_are_exactly_the_imports(stage):
+    """Nothing that a stage imports is missing from its deps, and nothing is superfluous."""
+    listed = {d for d in GRAPH["stages"][stage]["deps"] if d.endswith(".py")}
+    assert listed == closure(ROOT / "stages" / f"{stage}.py")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_exactly_those_read(stage):
+    """A stage can reach only the sections it asks for, and those are what dvc.yaml lists."""
+    listed = set(GRAPH["stages"][stage]["params"])
+    assert listed == requested_sections(ROOT / "stages" / f"{stage}.py")
+
+
+def test_every_stage_says_what_it_does_and_keeps_metrics_in_git():
+    """Each stage has a description; metrics and plots are not in DVC's cache."""
+    for name, stage in GRAPH["stages"].items():
+        assert stage["desc"], name
+        for entry in [*stage.get("metrics", []), *stage.get("plots", [])]:
+            assert next(iter(entry.values())) == {"cache": False}, (name, entry)
+
+
+def test_outs_are_ignored_by_git():
+    """DVC would otherwise edit .gitignore files during a run."""
+    outs = [out for stage in GRAPH["stages"].values() for out in paths(stage.get("outs", []))]
+    ignored = subprocess.run(
+        ["git", "check-ignore", *outs], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert sorted(ignored) == sorted(outs)
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    """A Git repository with the files of this one, as they are now, and nothing built."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in files.split("\n"):
+        source = ROOT / name
+        if name and source.is_file() and not name.startswith("metrics/") and name != "dvc.lock":
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run([*git, "init", "-q"], cwd=folder, check=True)
+    subprocess.run([*git, "add", "-A"], cwd=folder, check=True)
+    subprocess.run([*git, "commit", "-qm", "copy"], cwd=folder, check=True)
+    return folder
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Runs a Python module in a copy of the repository."""
+    env = {name: value for name, value in os.environ.items() if name != "GOLDEN_PATH_WORK"}
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=600,
+    )
+
+
+def numbers(value: object) -> list[float]:
+    """Every number in a metrics file."""
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in numbers(item)]
+    return [value]
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory) -> tuple[Path, str]:
+    """A clean copy in which the small preset ran from nothing."""
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("small"))
+    assert run(folder, "lib.params", "apply", "presets/small.yaml").returncode == 0
+    result = run(folder, "lib.runner")
+    assert result.returncode == 0, result.stdout
+    return folder, result.stdout
+
+
+@pytest.mark.slow
+def test_every_out_and_metric_is_there(small_run):
+    """One command makes every out, metric and plot; all metrics are finite numbers."""
+    folder, _ = small_run
+    for name, stage in GRAPH["stages"].items():
+        for kind in ("outs", "metrics", "plots"):
+            for out in paths(stage.get(kind, [])):
+                assert (folder / out).exists(), (name, out)
+        for metric in paths(stage.get("metrics", [])):
+            values = numbers(json.loads((folder / metric).read_text()))
+            assert values, metric
+            assert all(math.isfinite(value) for value in values), metric
+
+
+@pytest.mark.slow
+def test_the_table_names_every_stage(small_run):
+    """The run ends with a table of all ten stages, all of them run."""
+    _, output = small_run
+    table = output[output.rindex("headline") :] if "headline" in output else output
+    for name in STAGES:
+        assert name in table
+
+
+@pytest.mark.slow
+def test_a_second_run_finds_nothing_to_do(small_run):
+    """Nothing runs, the lock file stays byte for byte, and the command says so."""
+    folder, _ = small_run
+    before = (folder / "dvc.lock").read_bytes()
+    result = run(folder, "lib.runner")
+    assert result.returncode == 0, result.stdout
+    assert f"Nothing to do: all {len(STAGES)} stages are up to date" in result.stdout
+    assert (folder / "dvc.lock").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_bad_input_stops_a_stage_in_one_line_and_leaves_its_outs(small_run):
+    """A wrong task, a broken checkpoint, an impossible gate: one line, the right exit code."""
+    folder, _ = small_run
+    params = folder / "params.yaml"
+    shipped = params.read_text()
+
+    params.write_text(shipped.replace("task: drawer_open", "task: drawer_opne", 1))
+    before = (folder / "data/phase1/sima2.hdf5").read_bytes()
+    result = run(folder, "stages.phase1_sima2")
+    assert result.returncode == 2
+    assert "drawer_opne" in result.stdout and "Traceback" not in result.stdout
+    assert (folder / "data/phase1/sima2.hdf5").read_bytes() == before
+
+    params.write_text(shipped.replace("policy_success_any: 0.0", "policy_success_any: 1.1", 1))
+    result = run(folder, "stages.gates")
+    assert result.returncode == 1
+    assert "gates.policy_success_any is 1.1" in result.stdout
+    params.write_text(shipped)
+
+    backbone = folder / "checkpoints/vision_backbone.safetensors"
+    whole = backbone.read_bytes()
+    backbone.write_bytes(whole.replace(b'\\"schema\\": 1', b'\\"schema\\": 9', 1))
+    before = (folder / "metrics/rnn.json").read_bytes()
+    result = run(folder, "stages.rnn")
+    backbone.write_bytes(whole)
+    assert result.returncode == 2
+    assert "schema 9" in result.stdout and "Traceback" not in result.stdout
+    assert (folder / "metrics/rnn.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bytes(small_run):
+    """A stage that is forced to run again, with another number of workers, changes nothing."""
+    folder, _ = small_run
+    data = folder / "data/phase1/sima2.hdf5"
+    before = data.read_bytes()
+    os.environ["GOLDEN_PATH_WORKERS"] = "1"
+    try:
+        assert run(folder, "stages.phase1_sima2").returncode == 0
+    finally:
+        del os.environ["GOLDEN_PATH_WORKERS"]
+    assert data.read_bytes() == before
