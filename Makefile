@@ -54,6 +54,6 @@ lock: ## Write requirements.lock from requirements.in
 	@mv .work/requirements.lock requirements.lock
 	@rm -rf .work/lock
 
-clean: ## Delete caches and the snapshots of unfinished stages; results stay
+clean: ## Delete caches and timings; results stay
 	@rm -rf .work .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find lib stages tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

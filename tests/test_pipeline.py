@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from closure import ROOT, closure
 from ruamel.yaml import YAML
+
+from tests.closure import ROOT, closure
 
 GRAPH = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 STAGES = list(GRAPH["stages"])
