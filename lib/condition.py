@@ -61,11 +61,14 @@ class ConditionVector:
         _one_of("curriculum", self.curriculum, CURRICULUM_PHASES)
         _one_of("novelty_tier", self.novelty_tier, range(NOVELTY_TIERS))
         weights = tuple(float(w) for w in self.weights)
-        if len(weights) != len(OBJECTIVES) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        sound = len(weights) == len(OBJECTIVES) and all(w >= 0 for w in weights)
+        if not sound or not abs(sum(weights) - 1) <= 1e-6:
             raise ValueError(f"weights: {self.weights} must be 3 shares that sum to one")
         object.__setattr__(self, "weights", weights)
         if set(self.econ_slice) != set(ECON_FIELDS):
             raise ValueError(f"econ_slice: needs exactly {', '.join(ECON_FIELDS)}")
+        if not np.isfinite(list(self.econ_slice.values())).all():
+            raise ValueError(f"econ_slice: {self.econ_slice} must be finite")
         for name in ("ood_severity", "trust"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is outside [0, 1]")
@@ -102,8 +105,8 @@ class ConditionVector:
         Raises:
             ValueError: On another schema, an unknown field or an invalid value.
         """
-        values: dict[str, Any] = json.loads(text)
-        if values.pop("schema", None) != SCHEMA:
+        values: Any = json.loads(text)
+        if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
             raise ValueError(f"condition schema: this version reads {SCHEMA}")
         unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
         if unknown:
@@ -112,7 +115,7 @@ class ConditionVector:
 
 
 def _one_of(name: str, value: Any, allowed: Any) -> None:
-    if value not in allowed:
+    if value not in allowed or isinstance(value, float | bool):
         raise ValueError(f"{name}: {value!r} is not one of {', '.join(map(str, allowed))}")
 
 

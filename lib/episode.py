@@ -198,8 +198,12 @@ def read(
         UserError: If the file is missing, not HDF5, of another schema, or damaged.
     """
     with open_file(path) as file:
-        wanted = {name.decode() for split in splits for name in file[f"mask/{split}"][()]}
-        for index in range(len(file["data"])):
+        try:
+            wanted = {name.decode() for split in splits for name in file[f"mask/{split}"][()]}
+            count = len(file["data"])
+        except (KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{relative(path)}: data or mask is damaged ({error})") from None
+        for index in range(count):
             if f"demo_{index}" in wanted:
                 yield _read_episode(path, file[f"data/demo_{index}"], fields)
 
@@ -223,7 +227,7 @@ def _read_episode(path: Path, group: h5py.Group, fields: Sequence[str] | None) -
             labels=arrays("labels"),
             tags=json.loads(group.attrs["tags"]),
         )
-    except (KeyError, OSError) as error:
+    except (KeyError, OSError, json.JSONDecodeError) as error:
         raise UserError(f"{relative(path)}: {group.name} is damaged ({error})") from None
 
 
@@ -242,7 +246,8 @@ def problems(episode: Episode) -> list[str]:
             found.append(f"{name}: {len(array)} steps, actions have {steps}")
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             found.append(f"{name}: NaN or infinite")
-    if np.issubdtype(episode.actions.dtype, np.floating) and np.abs(episode.actions).max() > 1:
+    actions = episode.actions
+    if actions.size and np.issubdtype(actions.dtype, np.floating) and np.abs(actions).max() > 1:
         found.append("actions: outside [-1, 1]")
     image = episode.obs.get("image")
     if image is not None and (image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3):
@@ -256,7 +261,7 @@ def checksum(episode: Episode) -> str:
     Args:
         episode: The episode, all arrays read.
     """
-    digest = hashlib.sha256(json.dumps(episode.tags, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([episode.key, episode.tags], sort_keys=True).encode())
     for name, array in episode.arrays():
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -80,14 +80,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of equal keys as CSV, floats with 6 significant digits.
+    """Writes rows as CSV, floats with 6 significant digits.
 
     Args:
         path: The file.
-        rows: At least one row; the first one's keys are the header.
+        rows: At least one. The header holds every key that occurs, in order of appearance; a row
+            without a key has an empty cell.
     """
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(buffer, fieldnames=header, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

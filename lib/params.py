@@ -352,6 +352,7 @@ def apply(preset: Path, path: Path = PARAMS) -> None:
     """
     yaml = YAML()
     yaml.preserve_quotes = True
+    read_yaml(path)  # says in one line if it cannot be read
     values = yaml.load(path.read_text())
 
     def overlay(target: Any, source: Mapping[str, Any]) -> None:
@@ -361,11 +362,14 @@ def apply(preset: Path, path: Path = PARAMS) -> None:
             else:
                 target[key] = value
 
-    overlay(values, read_yaml(preset) or {})
+    given = read_yaml(preset) or {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"{relative(preset)}: not a mapping of parameter sections")
+    overlay(values, given)
     with atomic(path) as scratch:
         with scratch.open("w", newline="\n") as file:
             yaml.dump(values, file)
-        parse_params(read_yaml(scratch), relative(path))
+        parse_params(read_yaml(scratch), relative(preset))
 
 
 def main(arguments: list[str]) -> int:

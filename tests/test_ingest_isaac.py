@@ -61,7 +61,8 @@ def record(tmp_path):
 
 def read(folder, **changes):
     report = Report()
-    settings = Phase1Isaac(**{"num_rollouts": 0, "min_alignment": 0.99} | changes)
+    defaults = {"num_rollouts": 0, "horizon": 150, "action_noise": 0.0, "min_alignment": 0.99}
+    settings = Phase1Isaac(**defaults | changes)
     found = list(read_recordings(folder, settings, report))
     for item in found:
         assert episode.problems(item) == []

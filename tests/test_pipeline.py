@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from lib.params import load_params
+from lib.sim.env import DEFAULT_PRICES
 from tests.closure import ROOT, closure
 
 GRAPH = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
@@ -191,3 +193,9 @@ def test_the_same_seed_gives_the_same_bytes(small_run):
     finally:
         del os.environ["GOLDEN_PATH_WORKERS"]
     assert data.read_bytes() == before
+
+
+def test_the_environment_and_the_parameters_agree_on_prices():
+    """The defaults of make_env are the economics that ship in params.yaml."""
+    shipped = load_params("economics").economics.model_dump()
+    assert {name: shipped[name] for name in DEFAULT_PRICES} == DEFAULT_PRICES

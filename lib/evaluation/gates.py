@@ -52,7 +52,7 @@ def lookup(metrics: dict[str, Any], key: str, path: Path) -> float:
     value: Any = metrics
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise UserError(f"{relative(path)}: has no number {key}; run `dvc repro`")
     return float(value)
 
@@ -80,7 +80,7 @@ def judge(thresholds: Gates, folder: Path = METRICS) -> dict[str, Any]:
         if gate.minus:
             value = round(value - lookup(metrics, gate.minus, path), 6)
             name += f" - {gate.minus}"
-        if value < threshold:
+        if not value >= threshold:  # NaN passes no gate
             failures.append(f"{name} is {value:g}, gates.{gate.param} is {threshold:g}")
         passed[gate.param] = {"value": value, "threshold": threshold}
     if failures:

@@ -45,7 +45,7 @@ def geometry_of(probabilities_BCHW: Tensor) -> Tensor:
         y = torch.where(seen, rows @ ys / safe, 0.5)
         left = torch.where(seen, _quantile(columns / safe[:, None], EDGE_QUANTILES[0]), 0.5)
         bottom = torch.where(seen, _quantile(rows / safe[:, None], EDGE_QUANTILES[1]), 0.5)
-        area = (total / (height * width)).sqrt()
+        area = torch.where(seen, (total / (height * width)).sqrt(), 0.0)
         numbers += [x, y, area, left, bottom]
     return torch.stack(numbers, dim=1)
 

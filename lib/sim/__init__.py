@@ -6,12 +6,15 @@
 import importlib
 import os
 import sys
+import warnings
 
 # Before anything imports mujoco, which chooses its OpenGL backend at import: a Linux machine
 # without a screen renders through EGL. One rasteriser thread a process: two processes with one
 # thread each render faster than one with two.
-if sys.platform.startswith("linux"):
-    os.environ.setdefault("MUJOCO_GL", "egl")
+if sys.platform.startswith("linux") and "MUJOCO_GL" not in os.environ:
+    if "mujoco" in sys.modules:
+        warnings.warn("import lib.sim before mujoco, or set MUJOCO_GL=egl", stacklevel=2)
+    os.environ["MUJOCO_GL"] = "egl"
 os.environ.setdefault("LP_NUM_THREADS", "1")
 
 

@@ -112,7 +112,8 @@ class ManipulationEnv(gym.Env):
         self.action_space = Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = Dict(
             image=Box(0, 255, (image_size, image_size, 3), np.uint8),
-            proprio=Box(-np.inf, np.inf, (PROPRIO,), np.float32),
+            # Metres around the robot's base, and a share: wide enough for a wrong sensor.
+            proprio=Box(-2.0, 2.0, (PROPRIO,), np.float32),
         )
         self.reward_space = Box(
             np.array([-1.0, -np.inf, -np.inf], np.float32), np.array([0.0, 1.0, 0.0], np.float32)
@@ -236,7 +237,9 @@ class ManipulationEnv(gym.Env):
         drawn = self._drawn
         proprio = raw[:PROPRIO].astype(np.float32)
         proprio[:3] += drawn.hand_offset.astype(np.float32)
-        if self._scene is None or self.np_random.random() < drawn.dropout:
+        # Drawn also without pictures: the motion must not depend on whether any are taken.
+        dropped = self.np_random.random() < drawn.dropout
+        if self._scene is None or dropped:
             image = np.zeros(self.observation_space["image"].shape, np.uint8)
         else:
             image = self._scene.rgb()

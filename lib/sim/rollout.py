@@ -7,6 +7,7 @@ meant to.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -58,7 +59,9 @@ def plan(index: int, seed: int, settings: Mapping[str, float]) -> tuple[str, Str
 def _worker_env(task: str, image_size: int, horizon: int, prices: tuple) -> ManipulationEnv:
     # One environment a process, reused: a second one could disturb the first one's pictures
     # (Farama-Foundation/Metaworld#448), and building one costs as much as an episode.
-    return ManipulationEnv(task, image_size=image_size, horizon=horizon, prices=dict(prices))
+    env = ManipulationEnv(task, image_size=image_size, horizon=horizon, prices=dict(prices))
+    atexit.register(env.close)  # before the OpenGL library goes
+    return env
 
 
 def rollout(

@@ -106,7 +106,7 @@ class Curve:
         Args:
             steps: Total number.
         """
-        self._every = max(1, steps // CURVE_POINTS)
+        self._steps, self._every = steps, max(1, math.ceil(steps / CURVE_POINTS))
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._step = 0
@@ -120,9 +120,11 @@ class Curve:
         """
         self._step += 1
         for name, value in values.items():
+            if not math.isfinite(value):
+                continue  # of a step that the guard skipped
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
             self._counts[name] = self._counts.get(name, 0) + 1
-        if self._step % self._every == 0:
+        if self._step % self._every == 0 or self._step == self._steps:
             means = {name: total / self._counts[name] for name, total in self._sums.items()}
             self.rows.append({"step": self._step, **means})
             self._sums, self._counts = {}, {}

@@ -1,0 +1,373 @@
+"""Replay and the training loop: returns by brute force, and what holds for every training."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.errors import UserError
+from lib.params import Safety
+from lib.training.loop import CURVE_POINTS, Curve, Optimizer, fit, warmup_cosine
+from lib.training.replay import Batch, Replay, n_step
+
+# Returns of several steps
+
+
+def by_hand(reward, observed, terminated, n, gamma):
+    """The definition, one step at a time: (return, discount, following observation, done)."""
+    rows = []
+    steps = len(reward)
+    for start in range(steps):
+        total, t = np.zeros(reward.shape[1]), start
+        while t < start + n and t < steps and (terminated or t + 1 < observed):
+            total += gamma ** (t - start) * reward[t]
+            t += 1
+        if t > start:
+            rows.append((total, gamma ** (t - start), t, terminated and t == steps))
+    return rows
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 12),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 15),
+    st.floats(0.1, 0.999),
+    st.integers(0, 1000),
+)
+def test_n_step_is_the_sum_written_out(steps, last_seen, terminated, n, gamma, seed):
+    """Any length, horizon and end; with and without a look at the last frame."""
+    reward = np.random.default_rng(seed).normal(size=(steps, 3))
+    observed = steps + last_seen
+    total, discount, follow, done = n_step(reward, observed, terminated, n, gamma)
+    expected = by_hand(reward, observed, terminated, n, gamma)
+    assert len(total) == len(discount) == len(follow) == len(done) == len(expected)
+    for row, (sum_, factor, following, ends) in enumerate(expected):
+        np.testing.assert_allclose(total[row], sum_, rtol=1e-12, atol=1e-12)
+        assert discount[row] == pytest.approx(factor, rel=1e-12)
+        assert done[row] == ends
+        assert 0 <= follow[row] < observed
+        if not ends:  # nothing is looked up behind the end of a task
+            assert follow[row] == following
+
+
+def test_n_step_on_four_steps():
+    """Rewards 1, 2, 3, 4 at gamma 1/2, two steps: the three ways in which an episode ends."""
+    reward = np.arange(1.0, 5.0)[:, None]
+    total, discount, follow, done = n_step(reward, 5, False, 2, 0.5)  # cut, last frame seen
+    np.testing.assert_array_equal(total[:, 0], [2.0, 3.5, 5.0, 4.0])
+    np.testing.assert_array_equal(discount, [0.25, 0.25, 0.25, 0.5])
+    np.testing.assert_array_equal(follow, [2, 3, 4, 4])
+    assert not done.any()
+    total, discount, follow, done = n_step(reward, 4, False, 2, 0.5)  # cut, last frame not seen
+    np.testing.assert_array_equal(total[:, 0], [2.0, 3.5, 3.0])
+    np.testing.assert_array_equal(discount, [0.25, 0.25, 0.5])
+    np.testing.assert_array_equal(follow, [2, 3, 3])
+    assert not done.any()
+    total, _, _, done = n_step(reward, 4, True, 2, 0.5)  # done
+    np.testing.assert_array_equal(total[:, 0], [2.0, 3.5, 5.0, 4.0])
+    np.testing.assert_array_equal(done, [False, False, True, True])
+
+
+# The store
+
+
+def fill(replay: Replay, first: int, steps: int, **options) -> None:
+    """Adds an episode whose observations and rewards count up from ``first``."""
+    count = np.arange(first, first + steps)
+    replay.add(
+        np.stack([count, -count], 1).astype(np.float32),
+        count % 4,
+        np.repeat(count[:, None] / 1000, 4, 1).astype(np.float32),
+        np.repeat(count[:, None], 3, 1).astype(np.float32),
+        True,
+        **options,
+    )
+
+
+def everything(replay: Replay, count: int = 4000) -> Batch:
+    """Enough draws to meet each of a few dozen transitions."""
+    return replay.sample(count, np.random.default_rng(0))
+
+
+def test_a_transition_keeps_together_what_belongs_together():
+    """Observation, skill, action, reward and what follows are those of one step."""
+    replay = Replay(100, 2, n=3, gamma=0.5)
+    fill(replay, 10, 8)
+    batch = everything(replay)
+    t = batch.obs[:, 0]
+    assert set(t.tolist()) == set(range(10, 18))
+    assert torch.equal(batch.obs[:, 1], -t)
+    assert torch.equal(batch.skill, t.long() % 4)
+    torch.testing.assert_close(batch.action, (t / 1000)[:, None].expand(-1, 4))
+    ends = t >= 15
+    assert torch.equal(batch.terminated, ends)
+    assert torch.equal(batch.next_obs[~ends, 0], t[~ends] + 3)
+    assert torch.equal(batch.next_skill[~ends], (t[~ends].long() + 3) % 4)
+    whole = (t + (t + 1) / 2 + (t + 2) / 4)[~ends]
+    torch.testing.assert_close(batch.reward[~ends], whole[:, None].expand(-1, 3))
+    assert (batch.discount[~ends] == 0.125).all()
+    assert not batch.has_expert.any()
+
+
+def test_a_cut_episode_drops_the_step_after_which_nothing_was_seen():
+    """Its value could not be bootstrapped; with the last frame it stays."""
+    for observed, kept in ((5, 4), (6, 5)):
+        replay = Replay(100, 1, n=2, gamma=0.9)
+        obs = np.arange(observed, dtype=np.float32)[:, None]
+        skill, action, reward = np.zeros(observed, int), np.zeros((5, 4)), np.zeros((5, 3))
+        replay.add(obs, skill, action, reward, False)
+        assert replay.size == kept
+        batch = everything(replay)
+        assert not batch.terminated.any()
+        assert batch.next_obs.max() == observed - 1
+
+
+def test_a_full_store_overwrites_the_oldest():
+    """12 places, three episodes of five: the first three transitions are gone."""
+    replay = Replay(12, 2, n=1, gamma=0.9)
+    sizes = []
+    for first in (0, 5, 10):
+        fill(replay, first, 5)
+        sizes.append(replay.size)
+    assert sizes == [5, 10, 12]
+    batch = everything(replay)
+    assert set(batch.obs[:, 0].tolist()) == set(range(3, 15))
+    assert torch.equal(batch.obs[:, 0], batch.reward[:, 0])
+    fill(replay, 15, 5)
+    assert set(everything(replay).obs[:, 0].tolist()) == set(range(8, 20))
+
+
+def test_an_episode_longer_than_the_store_leaves_its_last_steps():
+    """And not a mixture of laps."""
+    replay = Replay(7, 2, n=1, gamma=0.9)
+    fill(replay, 0, 20)
+    batch = everything(replay)
+    assert replay.size == 7
+    assert set(batch.obs[:, 0].tolist()) == set(range(13, 20))
+    assert torch.equal(batch.obs[:, 0], batch.reward[:, 0])
+
+
+def test_sampling_is_uniform_and_a_function_of_the_generator():
+    """Ten transitions, 10,000 draws: each within five standard deviations of a tenth."""
+    replay = Replay(50, 2, n=1, gamma=0.9)
+    fill(replay, 0, 10)
+    batch = everything(replay, 10_000)
+    counts = torch.bincount(batch.obs[:, 0].long(), minlength=10)
+    assert (counts - 1000).abs().max() < 5 * 30
+    assert torch.equal(batch.obs, everything(replay, 10_000).obs)
+    other = replay.sample(10_000, np.random.default_rng(1))
+    assert not torch.equal(batch.obs, other.obs)
+
+
+def test_cloning_draws_the_skills_equally_often_and_only_what_an_expert_did():
+    """Skill 3 is one step in sixty-one, and a quarter of the batch; a failed episode never."""
+    replay = Replay(200, 1, n=1, gamma=0.9)
+    skill = np.array([0] * 30 + [1] * 20 + [2] * 10 + [3])
+    count, expert = len(skill), np.full((len(skill), 4), 0.25, np.float32)
+    obs, action, reward = np.ones((count, 1)), np.zeros((count, 4)), np.zeros((count, 3))
+    replay.add(obs, skill, action, reward, True, expert)
+    replay.add(0 * obs, skill, action, reward, True)
+    batch = replay.sample(8000, np.random.default_rng(0), cloning=True)
+    assert len(batch) == 8000
+    assert batch.has_expert.all()
+    assert (batch.obs == 1).all()
+    assert (batch.expert == 0.25).all()
+    counts = torch.bincount(batch.skill, minlength=4)
+    assert (counts - 2000).abs().max() < 5 * math.sqrt(8000 * 0.25 * 0.75)
+
+
+def test_cloning_leaves_out_a_skill_without_expert():
+    """The other ones share the batch."""
+    replay = Replay(200, 1, n=1, gamma=0.9)
+    ones = np.ones((6, 1))
+    rest = np.zeros((6, 4)), np.zeros((6, 3)), True
+    replay.add(ones, np.array([0, 0, 0, 0, 2, 2]), *rest, np.zeros((6, 4)))
+    replay.add(ones, np.full(6, 1), *rest)
+    batch = replay.sample(400, np.random.default_rng(0), cloning=True)
+    assert set(batch.skill.tolist()) == {0, 2}
+
+
+def test_join_puts_one_batch_behind_the_other():
+    """Every field, in order."""
+    replay = Replay(50, 2, n=2, gamma=0.9)
+    fill(replay, 0, 10)
+    first, second = (replay.sample(n, np.random.default_rng(n)) for n in (3, 4))
+    joined = Batch.join(first, second)
+    assert len(joined) == 7
+    for name, value in vars(joined).items():
+        assert torch.equal(value[:3], getattr(first, name))
+        assert torch.equal(value[3:], getattr(second, name))
+
+
+# The optimiser
+
+
+def safety(nan: str = "fail", norm: float = 1.0) -> Safety:
+    """The safety section."""
+    return Safety(max_grad_norm=norm, nan=nan, worker_timeout_s=1.0)
+
+
+def two_weights() -> list[torch.nn.Parameter]:
+    """Two parameters, whose gradients are clipped together."""
+    return [torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(2))]
+
+
+def test_gradients_are_clipped_by_their_norm_over_all_parameters():
+    """(2) and (1, 2) have the norm 3 together: thirds of them are left; below 1 nothing happens."""
+    weights = two_weights()
+    optimizer = Optimizer("vision", weights, 0.1, safety())
+    optimizer.step(2 * weights[0].sum() + weights[1][0] + 2 * weights[1][1])
+    for weight, gradient in zip(weights, ([2 / 3], [1 / 3, 2 / 3]), strict=True):
+        torch.testing.assert_close(weight.grad, torch.tensor(gradient), rtol=1e-5, atol=0)
+    optimizer.step(0.5 * weights[0].sum() + 0.5 * weights[1][0])
+    assert torch.equal(weights[0].grad, torch.tensor([0.5]))
+    assert torch.equal(weights[1].grad, torch.tensor([0.5, 0.0]))
+
+
+def test_steps_are_adams_at_the_rate_of_the_schedule():
+    """Under a constant gradient Adam moves by the learning rate: here 0.1, 0.05, 0."""
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = Optimizer("vision", [weight], 0.1, safety(), schedule=lambda step: 1 - step / 2)
+    places = []
+    for _ in range(3):
+        optimizer.step(weight.sum())
+        places.append(weight.item())
+    assert places == pytest.approx([-0.1, -0.15, -0.15], rel=1e-6)
+    assert (optimizer.steps, optimizer.skipped) == (3, 0)
+
+
+def test_frozen_parameters_stay():
+    """Even with weight decay, which needs no gradient."""
+    frozen = torch.nn.Parameter(torch.ones(1), requires_grad=False)
+    free = torch.nn.Parameter(torch.ones(1))
+    optimizer = Optimizer("vision", [frozen, free], 0.1, safety(), weight_decay=1.0)
+    optimizer.step((free * frozen).sum())
+    assert frozen.item() == 1
+    assert free.item() < 0.9
+
+
+BAD = {
+    "NaN loss": lambda w: w.sum() * math.nan,
+    "infinite loss": lambda w: w.sum() + math.inf,
+    "infinite gradient": lambda w: (w - 1).sqrt().sum(),
+}
+
+
+@pytest.mark.parametrize("loss", BAD.values(), ids=BAD.keys())
+def test_nan_fails_in_one_line_before_it_reaches_the_weights(loss):
+    """The stage, the step, and the two ways out."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = Optimizer("rnn", [weight], 0.1, safety("fail"))
+    with pytest.raises(UserError) as caught:
+        optimizer.step(loss(weight))
+    message = str(caught.value)
+    assert message.startswith("rnn: loss ")
+    assert "at step 1; lower rnn.lr, or set safety.nan to clip" in message
+    assert "\n" not in message
+    assert torch.equal(weight.detach(), torch.ones(2))
+
+
+@pytest.mark.parametrize("loss", BAD.values(), ids=BAD.keys())
+def test_nan_under_clip_is_skipped_and_leaves_no_trace(loss):
+    """A training with a bad step in it ends where the one without it ends, exactly."""
+    ends = []
+    for bad in (False, True):
+        weight = torch.nn.Parameter(torch.ones(2))
+        optimizer = Optimizer("rnn", [weight], 0.1, safety("clip"), weight_decay=0.1)
+        for step in range(6):
+            if bad and step in (0, 3):
+                before = weight.detach().clone()
+                optimizer.step(loss(weight))
+                assert torch.equal(weight.detach(), before)
+                weight.data = torch.ones(2) if step == 0 else weight.data
+            optimizer.step((weight**2).sum() * (step + 1))
+        ends.append(weight.detach().clone())
+        assert (optimizer.skipped, optimizer.steps) == ((2, 8) if bad else (0, 6))
+    assert torch.equal(*ends)
+
+
+# Schedule and curve
+
+
+def test_warmup_cosine_in_closed_form():
+    """Ten of a hundred steps rise to 1, then half a cosine falls: 1/2 half way, 0 at the end."""
+    factor = warmup_cosine(100, 0.1)
+    assert [factor(step) for step in range(10)] == pytest.approx([k / 10 for k in range(1, 11)])
+    assert factor(10) == 1
+    assert factor(55) == pytest.approx(0.5)
+    assert factor(40) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
+    assert factor(100) == pytest.approx(0, abs=1e-15)
+    assert factor(99) > 0
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_warmup_cosine_rises_once_and_falls_once(steps, warmup):
+    """Within (0, 1] for every step of every training; the very first one already learns."""
+    factors = [warmup_cosine(steps, warmup)(step) for step in range(steps)]
+    peak = factors.index(max(factors))
+    assert max(factors) == 1
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert min(factors) > 0
+
+
+def test_a_curves_rows_are_means_over_equal_stretches():
+    """600 steps in 60 rows of 10: the mean of step numbers 10 k to 10 k + 9."""
+    curve = Curve(600)
+    for step in range(600):
+        curve.log({"total": torch.tensor(float(step)), "one": torch.tensor(1.0)})
+    assert len(curve.rows) == CURVE_POINTS
+    assert [row["step"] for row in curve.rows] == list(range(10, 601, 10))
+    assert [row["total"] for row in curve.rows] == [10 * k + 4.5 for k in range(60)]
+    assert {row["one"] for row in curve.rows} == {1.0}
+    assert curve.last("total") == 594.5
+
+
+def test_a_short_training_has_a_row_a_step():
+    """Fewer steps than rows."""
+    curve = Curve(3)
+    for value in (1 / 3, 2.0, 2 / 3):
+        curve.log({"total": torch.tensor(value)})
+    assert [row["step"] for row in curve.rows] == [1, 2, 3]
+    assert curve.last("total") == 0.666667
+
+
+def test_fit_follows_the_total_and_draws_every_term():
+    """A bowl is descended; the forward pass runs inside the context that was given."""
+    weight, inside = torch.nn.Parameter(torch.tensor(5.0)), []
+
+    class Context:
+        def __enter__(self):
+            inside.append(True)
+
+        def __exit__(self, *error):
+            inside.append(False)
+
+    def losses(step):
+        assert inside[-1]
+        return {"total": (weight - 2) ** 2, "other": torch.tensor(float(step))}
+
+    optimizer = Optimizer("vision", [weight], 0.1, safety())
+    curve = fit("vision", losses, optimizer, 120, Context)
+    assert weight.item() == pytest.approx(2, abs=0.05)
+    assert len(inside) == 240
+    assert not inside[-1]
+    assert [row["step"] for row in curve.rows] == list(range(2, 121, 2))
+    assert curve.rows[0]["total"] > 8
+
+
+def test_a_skipped_step_does_not_spoil_the_curve(capsys):
+    """NaN in a mean is NaN in metrics/*.json, which write_json refuses."""
+    weight = torch.nn.Parameter(torch.tensor(5.0))
+
+    def losses(step):
+        return {"total": weight * (math.nan if step == 119 else 1.0)}
+
+    curve = fit("rnn", losses, Optimizer("rnn", [weight], 0.1, safety("clip")), 120)
+    assert "1 steps skipped" in capsys.readouterr().err
+    assert math.isfinite(curve.last("total"))

@@ -1,0 +1,645 @@
+"""The simulator: exact repeatability, honest pictures and labels, measurable stress.
+
+One environment serves the whole file: a second one in the same process may disturb the pictures
+of the first. Tests that need a scene of their own build it without the environment's renderer.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from mo_gymnasium.wrappers import LinearReward
+
+import lib.sim  # first: it chooses the OpenGL backend that mujoco takes at import
+
+try:
+    import mujoco
+except (AttributeError, ImportError, OSError, RuntimeError) as error:
+    pytest.skip(f"MuJoCo cannot render: {error}", allow_module_level=True)
+
+from lib.episode import PRIMITIVES, problems
+from lib.errors import UserError
+from lib.params import load_params
+from lib.paths import ROOT
+from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed
+from lib.sim.experts import FastScript, ScriptedExpert
+from lib.sim.rollout import TEMPLATES, _worker_env, plan, rollout
+from lib.sim.stress import (
+    DROPOUT_SHARE,
+    LATENCY_STEPS,
+    PUSH_N,
+    PUSH_STEPS,
+    STRESS_KINDS,
+    Stress,
+)
+from lib.sim.tasks import get_task
+from lib.skills import PULL, RECOVER
+
+# In a process of its own: a driver that crashes must not take the tests with it.
+PROBE = """
+import lib.sim, mujoco
+renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"))
+renderer.render()
+renderer.close()
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def renderer():
+    """Skips the file where MuJoCo cannot render, and says why."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("MuJoCo cannot render: the OpenGL driver hangs")
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["it crashes"])[-1]
+        pytest.skip(f"MuJoCo cannot render: {reason}")
+
+
+PRICES = {"hand_over_s": 0.0, "energy_price_kwh": 0.3}
+HANDLE, DRAWER, TABLE, SKY = (
+    PRIMITIVES.index(name) for name in ("handle", "drawer", "table", "background")
+)
+
+
+@pytest.fixture(scope="module")
+def shared(renderer) -> ManipulationEnv:
+    """The one environment with pictures; the rollouts' own, so that no second one is built."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        env = _worker_env("drawer_open", 64, 150, tuple(sorted(PRICES.items())))
+    yield env
+    env.close()
+    _worker_env.cache_clear()
+
+
+@pytest.fixture
+def env(shared) -> ManipulationEnv:
+    """The shared environment without stress."""
+    shared.reset(seed=0, options={"stress": Stress()})
+    return shared
+
+
+@pytest.fixture(scope="module")
+def blind() -> ManipulationEnv:
+    """An environment without pictures, for what concerns physics alone."""
+    return lib.sim.make_env(render=False)
+
+
+def run(env, seed: int, stress: Stress | None = None, agent=None, steps: int = 500) -> list[tuple]:
+    """Steps an agent (the expert) until the episode ends: (observation, reward, ends, info)."""
+    agent = agent or ScriptedExpert(env.task)
+    observation, info = env.reset(seed=seed, options={"stress": stress or Stress()})
+    rows = [(observation, None, False, False, info)]
+    while len(rows) <= steps and not (rows[-1][2] or rows[-1][3]):
+        rows.append(env.step(agent(rows[-1][4]["expert_obs"])))
+    return rows
+
+
+def digest(rows: list[tuple]) -> str:
+    """A hash of everything that an episode gave, bit by bit."""
+    sha = hashlib.sha256()
+    for observation, reward, terminated, truncated, info in rows:
+        for name in sorted(observation):
+            sha.update(observation[name].tobytes())
+        sha.update(b"" if reward is None else reward.tobytes())
+        sha.update(bytes([terminated, truncated, info["success"], info["skill"]]))
+        for name in ("state", "executed", "expert_obs"):
+            sha.update(info[name].tobytes())
+        sha.update(np.array([info["energy_j"], info["damages"]]).tobytes())
+    return sha.hexdigest()
+
+
+def physics(rows: list[tuple]) -> np.ndarray:
+    """True states and executed actions of an episode."""
+    return np.array([np.concatenate([row[4]["state"], row[4]["executed"]]) for row in rows])
+
+
+# Repeatability
+
+
+def test_an_episode_is_a_function_of_its_seed(env):
+    """Observations, rewards and states are equal bit by bit, whatever ran before."""
+    stress = Stress(action_noise=0.5, slip=0.8, light=0.5, camera=0.5, dropout=0.3, latency=0.5)
+    first = digest(run(env, 5, stress))
+    run(env, 6, Stress(dynamics=1.0, push=1.0, light=1.0, camera=1.0), steps=30)
+    assert digest(run(env, 5, stress)) == first
+    assert digest(run(env, 7, stress)) != first
+
+
+FRESH = """
+import sys
+sys.path.insert(0, "tests")
+from test_sim import *
+
+env = lib.sim.make_env(image_size=64)
+print(digest(run(env, 5, Stress(action_noise=0.5, light=0.5, camera=0.5), steps=40)))
+env.close()
+"""
+
+
+def test_a_fresh_process_gives_the_same_bits(env):
+    """Pictures included: nothing of the process leaks into an episode."""
+    here = digest(run(env, 5, Stress(action_noise=0.5, light=0.5, camera=0.5), steps=40))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FRESH],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == here
+
+
+def test_seeds_cover_the_whole_continuous_range_of_positions(blind):
+    """100 seeds: no position twice, both ends come close, and the middle is not empty."""
+    space = blind._sim._random_reset_space
+    moving = space.high > space.low
+    xs = np.array([blind.reset(seed=seed)[1]["state"][4:7] for seed in range(100)])
+    spread = np.ptp(xs, axis=0)
+    axis = int(spread.argmax())
+    width = (space.high - space.low)[moving].max()
+    assert len(np.unique(xs[:, axis])) == 100
+    assert spread[axis] == pytest.approx(width, rel=0.05)
+    assert (np.histogram(xs[:, axis], bins=8)[0] > 5).all()
+
+
+def test_a_reset_without_seed_goes_on_with_the_generator(blind):
+    """Two in a row differ; seeded anew the row is the same one."""
+
+    def positions():
+        return [blind.reset(seed=seed)[1]["state"][4] for seed in (3, None, None)]
+
+    first = positions()
+    assert len(set(first)) == 3
+    assert positions() == first
+
+
+def test_make_env_seeds_the_first_reset():
+    """`make_env(seed=s)` then `reset()` is an episode of its own seed, twice the same."""
+    first, second, other = (
+        lib.sim.make_env(seed=seed, render=False).reset()[1]["state"].tolist() for seed in (4, 4, 5)
+    )
+    assert first == second != other
+
+
+def test_episode_seeds_differ_by_seed_index_and_stream():
+    """No two of 3 seeds, 200 indices and 3 streams meet; the first one is pinned."""
+    seeds = [
+        episode_seed(seed, index, stream)
+        for seed in (0, 1, 1000)
+        for index in range(200)
+        for stream in ("rollout", "plan", "evaluate")
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert episode_seed(0, 0) == 1105590632
+
+
+# Observation and reward
+
+
+def test_the_observation_is_picture_and_proprioception_alone(env):
+    """Hand and gripper as they are, nothing privileged beside them, and inside the space."""
+    for observation, *_, info in run(env, 3, steps=20):
+        assert observation.keys() == {"image", "proprio"}
+        assert env.observation_space.contains(observation)
+        np.testing.assert_array_equal(observation["proprio"], info["state"][:4])
+        assert observation["proprio"].dtype == np.float32
+        assert observation["image"].std() > 10
+
+
+def test_the_picture_does_not_depend_on_the_goal(env):
+    """Every site moved and recoloured, and the task's target elsewhere: not one pixel changes."""
+    model, data = env._sim.model, env._sim.data
+    before, labels = env.render(), env.pixel_labels()
+    assert model.nsite > 0
+    kept = model.site_rgba.copy(), model.site_pos.copy(), data.site_xpos.copy()
+    try:
+        model.site_rgba[:] = [1, 0, 1, 1]
+        model.site_pos[:] += 0.05
+        data.site_xpos[:] = [0.0, 0.6, 0.15]
+        np.testing.assert_array_equal(env.render(), before)
+        np.testing.assert_array_equal(env.pixel_labels(), labels)
+        # The test would see it: with sites drawn, they cover pixels.
+        env._scene._options.sitegroup[:] = 1
+        assert (env.render() != before).any()
+    finally:
+        env._scene._options.sitegroup[:] = 0
+        model.site_rgba[:], model.site_pos[:], data.site_xpos[:] = kept
+
+
+def test_terminated_means_done_and_truncated_means_time_is_up(blind):
+    """The expert ends by success, whoever rests by the horizon; never both."""
+    done = run(blind, 11)
+    assert done[-1][2:4] == (True, False)
+    assert done[-1][4]["success"]
+    assert not any(row[4]["success"] for row in done[:-1])
+    assert len(done) - 1 < 150
+    idle = run(blind, 11, agent=lambda obs: np.zeros(4))
+    assert idle[-1][2:4] == (False, True)
+    assert len(idle) - 1 == 150
+
+
+def test_success_at_the_last_step_is_termination_alone(blind):
+    """The horizon and the success at one step: the task is done, nothing was cut off."""
+    rows = run(blind, 11)
+    env = lib.sim.make_env(render=False, horizon=len(rows) - 1)
+    assert run(env, 11)[-1][2:4] == (True, False)
+    env = lib.sim.make_env(render=False, horizon=len(rows) - 2)
+    assert run(env, 11)[-1][2:4] == (False, True)
+
+
+def test_an_environment_may_go_on_after_success():
+    """Then it ends by the horizon alone, and no unit is paid."""
+    env = lib.sim.make_env(render=False, terminate_on_success=False, horizon=120)
+    rows = run(env, 11)
+    assert rows[-1][2:4] == (False, True)
+    assert len(rows) - 1 == 120
+    assert sum(row[4]["success"] for row in rows) > 5
+
+
+def test_the_vector_reward_is_within_its_space_and_means_what_it_says(env):
+    """Progress, value and energy of an episode: value pays once, energy is what info says."""
+    rows = run(env, 11)
+    rewards = np.array([row[1] for row in rows[1:]])
+    assert rewards.dtype == np.float32
+    assert rewards.shape[1] == env.reward_dim == 3
+    assert all(env.reward_space.contains(reward) for reward in rewards)
+    joules = [row[4]["energy_j"] for row in rows[1:]]
+    np.testing.assert_allclose(rewards[:, 2], -np.array(joules), rtol=1e-6)
+    assert min(joules) > 0
+    wage = 18.0 / 3600 * CONTROL_STEP_S / 0.01
+    np.testing.assert_allclose(rewards[:-1, 1], -wage, rtol=1e-5)
+    np.testing.assert_allclose(rewards[-1, 1], 1 - wage, rtol=1e-5)
+    assert rewards[-10:, 0].mean() > rewards[:10, 0].mean() + 0.3
+
+
+class Scalar(LinearReward):
+    """LinearReward with the weights copied: the checker refuses what is handed out twice."""
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, {**info, "reward_weights": self.w.copy()}
+
+
+# What the checker has to say: it sees a wrapper, and proprioception has no bounds.
+@pytest.mark.filterwarnings(
+    "error",
+    "ignore:.*different from the unwrapped version",
+    "ignore:.*Box observation space (min|max)imum value is -?inf",
+)
+def test_gymnasiums_checker_finds_nothing(env):
+    """Spaces, seeding, determinism, types and reuse of data, with the reward made a scalar."""
+    check_env(Scalar(env, weight=np.array([0.8, 0.1, 0.1])), skip_render_check=True)
+
+
+def test_unknown_tasks_and_horizons_are_refused():
+    """By name, with what there is."""
+    with pytest.raises(UserError, match=r"params.yaml: task: 'fly' is not known.*drawer_open"):
+        lib.sim.make_env("fly")
+    for horizon in (0, 501):
+        with pytest.raises(ValueError, match="horizon"):
+            lib.sim.make_env(horizon=horizon)
+
+
+# Pixel labels
+
+
+def test_labels_name_every_part_and_only_what_is_there(env):
+    """Each primitive covers pixels; table and sky are where they are."""
+    labels = env.pixel_labels()
+    assert labels.shape == (64, 64)
+    assert labels.dtype == np.uint8
+    counts = np.bincount(labels.ravel(), minlength=len(PRIMITIVES))
+    assert len(counts) == len(PRIMITIVES)
+    assert (counts > 0).all()
+    assert counts[TABLE] > 500
+    assert (labels[-1] == TABLE).mean() > 0.5
+
+
+def test_handle_pixels_are_those_of_the_handle(env):
+    """Hidden, they show what is behind it, and no other label or pixel changes."""
+    model = env._sim.model
+    geom = model.geom(env.task.handle_geom).id
+    labels, image, group = env.pixel_labels(), env.render(), int(model.geom_group[geom])
+    model.geom_group[geom] = 5
+    try:
+        hidden, behind = env.pixel_labels(), env.render()
+    finally:
+        model.geom_group[geom] = group
+    handle = labels == HANDLE
+    assert handle.sum() > 5
+    assert (hidden != HANDLE).all()
+    np.testing.assert_array_equal(hidden[~handle], labels[~handle])
+    np.testing.assert_array_equal(behind[~handle], image[~handle])
+    assert (behind[handle] != image[handle]).any(axis=1).mean() > 0.8
+
+
+def test_labels_move_with_the_drawer(env):
+    """An open drawer: the handle's pixels elsewhere, the case's where they were, more drawer."""
+    before = env.pixel_labels()
+    joint = env._sim.data.joint(env.task.part_joint)
+    joint.qpos[0] = -0.15
+    mujoco.mj_forward(env._sim.model, env._sim.data)
+    after = env.pixel_labels()
+    centres = [np.argwhere(labels == HANDLE).mean(0) for labels in (before, after)]
+    assert np.linalg.norm(centres[1] - centres[0]) > 5
+    assert (after == DRAWER).sum() > 1.3 * (before == DRAWER).sum()
+    assert ((before == SKY) == (after == SKY)).mean() > 0.95
+
+
+def test_labels_and_picture_are_of_one_moment(env):
+    """Where labels stay and change from step to step, so do the pixels of the picture."""
+    rows = run(env, 3, steps=30)
+    labels, image = env.pixel_labels(), env.render()
+    np.testing.assert_array_equal(image, rows[-1][0]["image"])
+    env.step(np.ones(4))
+    changed = env.pixel_labels() != labels
+    assert changed.any()
+    moved = (env.render() != image).any(axis=2)
+    assert moved[changed].mean() > 0.9
+
+
+def test_labels_need_pictures(blind):
+    """Said, not returned black."""
+    with pytest.raises(ValueError, match="render=True"):
+        blind.pixel_labels()
+
+
+CULLING = """
+import sys
+sys.path.insert(0, "tests")
+from test_sim import *
+from lib.sim.scene import Scene
+
+env = lib.sim.make_env(render=False)
+model, data = env._sim.model, env._sim.data
+groups, sums = model.geom_group.copy(), []
+rng = np.random.default_rng(0)
+corners = [np.zeros(6)] + [
+    rng.choice([-1, 1], 6) * np.array([8, 8, 0.08, 0.02, 0.02, 0.02]) for _ in range(6)
+]
+for cull in (True, False):
+    model.geom_group[:] = groups
+    scene = Scene(model, data, env.task, 48, cull=cull)
+    drawn = model.geom_group.copy()
+    sha = hashlib.sha256()
+    for seed in (1,):
+        observation, info = env.reset(seed=seed)
+        expert, ends, step = ScriptedExpert(env.task), False, 0
+        while not ends:
+            scene.disturb(np.ones(3), corners[0])
+            sha.update(scene.rgb().tobytes())
+            for camera in corners if step % 15 == 0 else []:
+                scene.disturb(np.ones(3), camera)
+                sha.update(scene.rgb().tobytes() + scene.labels().tobytes())
+            observation, _, done, late, info = env.step(expert(info["expert_obs"]))
+            ends, step = done or late, step + 1
+        assert info["success"]
+    scene.close()
+    sums.append((sha.hexdigest(), int((drawn != groups).sum())))
+print(*sums[0], *sums[1])
+"""
+
+
+def test_leaving_out_the_unseen_bodies_changes_no_pixel():
+    """A whole episode, picture and labels, also at the corners of the camera stress."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CULLING],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    culled, hidden, whole, none = done.stdout.split()
+    assert int(hidden) > 0 == int(none)
+    assert culled == whole
+
+
+# Stress
+
+
+def test_severities_outside_their_range_are_refused():
+    """By kind."""
+    for severity in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="stress push"):
+            Stress(push=severity)
+
+
+def test_stress_ends_with_its_episode(env):
+    """After everything at once, a nominal episode is what it is in an untouched environment."""
+    nominal = digest(run(env, 8))
+    run(env, 9, Stress(**dict.fromkeys(STRESS_KINDS, 1.0)), steps=60)
+    assert digest(run(env, 8)) == nominal
+
+
+@pytest.mark.parametrize("kind", ["action_noise", "misgrasp", "slip", "push", "dynamics"])
+def test_physical_stress_changes_the_motion(blind, kind):
+    """At severity 1 the episode goes another way from the same beginning."""
+    calm, stressed = run(blind, 8), run(blind, 8, Stress(**{kind: 1.0}))
+    np.testing.assert_allclose(calm[0][4]["state"], stressed[0][4]["state"], atol=1e-12)
+    n = min(len(calm), len(stressed))
+    assert np.abs(physics(calm)[:n, :3] - physics(stressed)[:n, :3]).max() > 0.01
+    assert len(stressed) != len(calm) or kind == "push"
+
+
+def test_a_push_lasts_its_steps_and_no_longer(blind, monkeypatch):
+    """The force stands in the simulation for eight steps of physics, and for none after them."""
+    forces, step = [], blind._sim.step
+
+    def watched(action):
+        forces.append(np.abs(blind._sim.data.xfrc_applied).max())
+        return step(action)
+
+    monkeypatch.setattr(blind._sim, "step", watched)
+    run(blind, 8, Stress(push=0.5), agent=lambda obs: np.zeros(4))
+    pushed = np.flatnonzero(forces)
+    assert len(pushed) == PUSH_STEPS == pushed[-1] - pushed[0] + 1
+    assert 0 < max(forces) <= 0.5 * PUSH_N
+
+
+@pytest.mark.parametrize("kind", ["light", "camera", "dropout", "latency"])
+def test_sensory_stress_changes_what_is_seen_and_not_what_happens(env, kind):
+    """The motion is that of the calm episode bit by bit; the pictures are not."""
+    calm, stressed = run(env, 8), run(env, 8, Stress(**{kind: 1.0}))
+    np.testing.assert_array_equal(physics(calm), physics(stressed))
+    pairs = [(a[0]["image"], b[0]["image"]) for a, b in zip(calm, stressed, strict=True)]
+    differing = np.mean([(a != b).any() for a, b in pairs])
+    assert differing > (0.9 if kind in ("light", "camera") else 0.2)
+
+
+def test_light_changes_colours_and_camera_changes_places(env):
+    """Labels tell them apart: another light leaves each pixel its part."""
+    run(env, 8, steps=1)
+    labels = env.pixel_labels()
+    run(env, 8, Stress(light=1.0), steps=1)
+    np.testing.assert_array_equal(env.pixel_labels(), labels)
+    run(env, 8, Stress(camera=1.0), steps=1)
+    assert (env.pixel_labels() != labels).mean() > 0.05
+
+
+def test_dropout_blackens_its_share_of_the_frames(env):
+    """150 frames, within four standard deviations; the others are untouched."""
+    calm = run(env, 8, agent=lambda obs: np.zeros(4))
+    stressed = run(env, 8, Stress(dropout=1.0), agent=lambda obs: np.zeros(4))
+    pairs = [(a[0]["image"], b[0]["image"]) for a, b in zip(calm, stressed, strict=True)]
+    black = [not image.any() for _, image in pairs]
+    assert all(dark or (a == b).all() for dark, (a, b) in zip(black, pairs, strict=True))
+    deviation = (DROPOUT_SHARE * (1 - DROPOUT_SHARE) / len(black)) ** 0.5
+    assert abs(np.mean(black) - DROPOUT_SHARE) < 4 * deviation
+
+
+def test_latency_shows_the_past(env):
+    """At severity 1 the observation is that of four steps ago, picture and proprioception."""
+    calm, stressed = run(env, 8, steps=20), run(env, 8, Stress(latency=1.0), steps=20)
+    for step in range(20):
+        past = calm[max(step - LATENCY_STEPS, 0)][0]
+        for name, value in stressed[step][0].items():
+            np.testing.assert_array_equal(value, past[name])
+
+
+def test_misgrasp_moves_the_sensed_hand_and_not_the_true_one(blind):
+    """Twelve centimetres, the same for the whole episode, also in what the expert is told."""
+    rows = run(blind, 8, Stress(misgrasp=1.0), steps=20)
+    offsets = np.array([row[0]["proprio"][:3] - row[4]["state"][:3] for row in rows])
+    np.testing.assert_allclose(np.linalg.norm(offsets, axis=1), 0.12, rtol=1e-4)
+    np.testing.assert_allclose(offsets, offsets[:1].repeat(len(rows), 0), atol=1e-6)
+    told = np.array([row[4]["expert_obs"][:3] - row[4]["state"][:3] for row in rows])
+    np.testing.assert_allclose(told, offsets, atol=1e-6)
+
+
+def test_noise_leaves_the_gripper_alone_and_stays_in_the_action_space(blind):
+    """Executed is what the motors got."""
+    rows = run(blind, 8, Stress(action_noise=1.0), agent=lambda obs: np.array([0, 0, 0, -0.5]))
+    executed = np.array([row[4]["executed"] for row in rows[1:]])
+    assert (executed[:, 3] == -0.5).all()
+    assert np.abs(executed).max() <= 1
+    assert executed[:, :3].std() == pytest.approx(0.3, rel=0.2)
+
+
+def test_motion_does_not_depend_on_whether_pictures_are_taken(env, blind):
+    """The same seed, stress and actions: the same states."""
+    stress = Stress(action_noise=1.0)
+    seen, unseen = run(env, 8, stress, steps=20), run(blind, 8, stress, steps=20)
+    np.testing.assert_array_equal(physics(seen), physics(unseen))
+
+
+def test_motion_without_noise_does_not_depend_on_whether_pictures_are_taken(env, blind):
+    """Rendering is a look at the physics, no part of it."""
+    np.testing.assert_array_equal(physics(run(env, 8)), physics(run(blind, 8)))
+
+
+# Experts and rollouts
+
+
+@pytest.mark.parametrize(("agent", "limit"), [(ScriptedExpert, 110), (FastScript, 60)])
+def test_both_scripts_open_five_of_five(blind, agent, limit):
+    """Within the steps that the project's numbers are held against."""
+    make = agent if agent is FastScript else lambda: ScriptedExpert(blind.task)
+    lengths = []
+    for index in range(5):
+        rows = run(blind, episode_seed(77, index), agent=make())
+        assert rows[-1][4]["success"]
+        lengths.append(len(rows) - 1)
+    assert max(lengths) <= limit
+
+
+def settings(template: str | None = None, **changes) -> dict:
+    """What plan and rollout read; with a template, no other is drawn."""
+    values = load_params("phase1_sima2").phase1_sima2.model_dump()
+    if template:
+        values |= {f"share_{name}": float(name == template) for name in TEMPLATES}
+    return {**values, **changes}
+
+
+def roll(index: int, template: str | None = None, **changes):
+    """One recorded episode."""
+    return rollout("drawer_open", index, 0, settings(template, **changes), 64, PRICES)
+
+
+def test_the_plan_is_a_function_of_seed_and_index_and_keeps_the_shares():
+    """1000 plans: each template within four standard deviations of its share."""
+    values = settings()
+    plans = [plan(index, 0, values) for index in range(1000)]
+    assert plans == [plan(index, 0, values) for index in range(1000)]
+    assert plans != [plan(index, 1, values) for index in range(1000)]
+    for name in TEMPLATES:
+        share = values[f"share_{name}"]
+        drawn = sum(template == name for template, _ in plans) / 1000
+        assert abs(drawn - share) < 4 * (share * (1 - share) / 1000) ** 0.5
+    visual = sum(stress.light > 0 for _, stress in plans) / 1000
+    assert abs(visual - values["visual_share"]) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("template", "index", "success"),
+    [
+        ("failure", 0, False),
+        ("failure", 1, False),
+        ("recovery", 0, True),
+        ("recovery", 1, True),
+        ("success", 0, True),
+    ],
+)
+def test_templates_do_what_they_are_named_for(shared, template, index, success):
+    """Failure keeps the drawer shut, recovery loses the hold and succeeds, success just does."""
+    episode = roll(index, template, visual_share=0.0)
+    assert problems(episode) == []
+    assert episode.key == f"{index:06d}"
+    tags, last = episode.tags, len(episode) - 1
+    assert (tags["template"], tags["outcome"], tags["success"]) == (template, template, success)
+    assert episode.dones.tolist() == [0] * last + [success]
+    skills, opening = episode.labels["skill"].tolist(), episode.labels["state"][:, 7]
+    if template == "failure":
+        assert opening.max() < 0.01
+        assert len(episode) == 150
+    else:
+        assert opening.max() > 0.1
+    assert (RECOVER in skills) == (template == "recovery")
+    if template == "recovery":
+        assert PULL in skills[: skills.index(RECOVER)]
+        assert PULL in skills[skills.index(RECOVER) :]
+
+
+def test_a_rollout_does_not_depend_on_what_the_process_did_before(shared):
+    """3, then 7, then 3 again: equal bit by bit. Workers may take episodes in any order."""
+    first, _, again = roll(3), roll(7), roll(3)
+    assert first.tags == again.tags
+    for (name, a), (_, b) in zip(first.arrays(), again.arrays(), strict=True):
+        assert a.tobytes() == b.tobytes(), name
+
+
+def test_a_rollout_records_what_was_seen_before_each_action(shared):
+    """Rows line up: replaying the executed actions gives the recorded observations and states."""
+    episode = roll(4, "success", visual_share=0.0, action_noise=0.0)
+    assert episode.tags["stress"] == {}
+    observation, info = shared.reset(seed=episode_seed(0, 4), options={"stress": Stress()})
+    for step, action in enumerate(episode.actions):
+        np.testing.assert_array_equal(episode.obs["image"][step], observation["image"])
+        np.testing.assert_array_equal(episode.obs["eef_pos"][step], observation["proprio"][:3])
+        np.testing.assert_array_equal(episode.labels["state"][step], info["state"])
+        np.testing.assert_allclose(episode.labels["expert_action"][step], action, atol=1e-6)
+        observation, reward, *_, info = shared.step(action)
+        np.testing.assert_array_equal(episode.vector_rewards[step], reward)
+    assert info["success"]
+
+
+def test_the_task_is_data(blind):
+    """Every body and geom that the table names exists, and no body is two things."""
+    task = get_task("drawer_open")
+    names = [name for bodies in task.primitives.values() for name in bodies]
+    assert len(names) == len(set(names))
+    assert set(task.primitives) | {"background", "handle"} == set(PRIMITIVES)
+    for name in (*names, *task.hidden_bodies, task.part_body):
+        assert blind._sim.model.body(name).name == name
+    assert blind._sim.model.geom(task.handle_geom).name == task.handle_geom
