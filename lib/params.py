@@ -234,9 +234,9 @@ class Evaluate(Section):
     seed: Seed
     episodes: Count
     horizon: Annotated[int, Field(ge=10, le=500)]
-    stress_episodes: Annotated[int, Field(ge=0)]
+    stress_episodes: Count
     stress_severity: Share
-    videos: Annotated[int, Field(ge=0)]
+    videos: Count
     num_envs: Annotated[int, Field(ge=1, le=64)]
 
 

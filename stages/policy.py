@@ -17,8 +17,10 @@ from lib.perception.stack import Perception, Projector, perceive_dataset
 from lib.sim.env import episode_seed
 from lib.sim.vector import make_vector_env
 from lib.stage import run
+from lib.training.loop import Curve
 from lib.training.policy import clone, record, reinforce
 
+LOSSES = ("critic", "actor", "temperature", "bc")
 FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
 
 
@@ -27,15 +29,8 @@ def main() -> None:
     params = load_params("task", "seed", "compute", "safety", "economics", "policy")
     settings, seed = params.policy, params.seed
     if not settings.use_neural:
-        say("policy: use_neural is false, the scripted expert serves")
-        save_policy(POLICY, None)
-        save_policy(CLONED_POLICY, None)
-        write_json(METRICS / "policy.json", {"loss": {}, "online_steps": 0, "best_step": 0})
-        write_csv(PLOTS / "policy_loss.csv", [{"step": 0, "critic": 0.0}])
-        write_csv(PLOTS / "policy_cloning.csv", [{"step": 0, "total": 0.0}])
-        write_csv(PLOTS / "policy_online.csv", [{"online_step": 0, "success": 0.0, "steps": 0.0}])
+        serve_script()
         return
-
     fabric = start(params.compute, seed)
     dataset = load_dataset("policy", [*FIELDS, "labels/expert_action"], ["train"])
     perception = Perception(fabric.autocast)
@@ -75,12 +70,23 @@ def main() -> None:
         )
     actor.load_state_dict(best)
     save_policy(POLICY, agent)
-    names = ("critic", "actor", "temperature", "bc")
-    losses = {name: curve.last(name) for name in names if name in curve.rows[-1]}
-    write_json(METRICS / "policy.json", {"loss": losses, "cloning": cloning.last("total"), **facts})
+    losses = {name: value for name, value in curve.losses().items() if name in LOSSES}
+    cloned = cloning.losses()["total"]
+    write_json(METRICS / "policy.json", {"loss": losses, "cloning": cloned, **facts})
     write_csv(PLOTS / "policy_loss.csv", curve.rows)
     write_csv(PLOTS / "policy_cloning.csv", cloning.rows)
     write_csv(PLOTS / "policy_online.csv", validations)
+
+
+def serve_script() -> None:
+    """Writes the outs of a run without a policy: the scripted expert serves."""
+    say("policy: use_neural is false, the scripted expert serves")
+    for path in (POLICY, CLONED_POLICY):
+        save_policy(path, None)
+    write_json(METRICS / "policy.json", {"loss": {}, "online_steps": 0, "best_step": 0})
+    curves = {"loss": ["critic"], "cloning": ["total"], "online": ["success", "steps"]}
+    for name, values in curves.items():
+        write_csv(PLOTS / f"policy_{name}.csv", Curve.off(*values).rows)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from lib.perception.encoder import load_backbone
 from lib.perception.memory import Normalizer
 from lib.perception.store import load_frames
 from lib.stage import run
+from lib.training.loop import Curve
 from lib.training.rnn import Windows, train_rnn
 
 
@@ -30,13 +31,10 @@ def main() -> None:
     action_dim = int(dataset.arrays["actions"].shape[1])
     model = ConvGRU(channels, action_dim, settings.hidden_channels)
 
-    losses: dict[str, float] = {}
-    rows = [dict.fromkeys(("step", "prediction", "total"), 0.0)]
+    curve = Curve.off("prediction", "total")
     if settings.use_neural:
         windows = Windows(features, dataset, ["train"], settings.window)
         curve = train_rnn(model, windows, normalize, settings, params.safety, fabric)
-        rows = curve.rows
-        losses = {name: curve.last(name) for name in ("prediction", "smoothness", "total")}
     else:
         say("rnn: use_neural is false, persistence serves")
     config = {
@@ -60,9 +58,9 @@ def main() -> None:
     )
     write_json(
         METRICS / "rnn.json",
-        {"loss": losses, "skill": skill, "skill_shuffled_actions": shuffled},
+        {"loss": curve.losses(), "skill": skill, "skill_shuffled_actions": shuffled},
     )
-    write_csv(PLOTS / "rnn_loss.csv", rows)
+    write_csv(PLOTS / "rnn_loss.csv", curve.rows)
     write_csv(PLOTS / "rnn_skill.csv", by_step)
     say(f"skill against persistence: {skill}, with shuffled actions: {shuffled}")
 

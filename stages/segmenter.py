@@ -17,6 +17,7 @@ from lib.paths import GEOMETRY, METRICS, PLOTS, SEGMENTER
 from lib.perception.segmenter import Segmenter
 from lib.perception.store import write_frames
 from lib.stage import run
+from lib.training.loop import Curve
 from lib.training.segmenter import calibrate_router, train_segmenter
 
 
@@ -27,13 +28,10 @@ def main() -> None:
     fabric = start(params.compute, params.seed)
     dataset = load_dataset("segmenter", ["obs/image", "labels/segmentation"])
     model = UNet(num_classes=len(PRIMITIVES), widths=settings.widths)
-    losses: dict[str, float] = {}
-    rows = [dict.fromkeys(("step", "boundary", "primitive", "total"), 0.0)]
+    curve = Curve.off("boundary", "primitive", "total")
     if settings.use_neural:
         trust = trust_table(read_manifest())
         curve = train_segmenter(model, dataset, trust, settings, params.safety, fabric)
-        rows = curve.rows
-        losses = {name: curve.last(name) for name in rows[0] if name != "step"}
     neural, heuristic = Segmenter(model.cpu(), fabric.autocast), Segmenter(None)
     judged = neural if settings.use_neural else heuristic
 
@@ -70,7 +68,7 @@ def main() -> None:
     write_json(
         METRICS / "segmenter.json",
         {
-            "loss": losses,
+            "loss": curve.losses(),
             **nominal.metrics(),
             "stress": stressed.metrics(),
             "heuristic": {**baseline.metrics(), "stress": baseline_stressed.metrics()},
@@ -79,7 +77,7 @@ def main() -> None:
             "activated": int(active),
         },
     )
-    write_csv(PLOTS / "segmenter_loss.csv", rows)
+    write_csv(PLOTS / "segmenter_loss.csv", curve.rows)
     confusion_figure(PLOTS / "segmenter_confusion.png", nominal.confusion)
     test_rows = dataset.rows(["test"])
     sheet = test_rows[np.linspace(0, len(test_rows) - 1, 8, dtype=int)]

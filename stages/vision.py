@@ -14,6 +14,7 @@ from lib.paths import BACKBONE, FEATURES, METRICS, PLOTS
 from lib.perception.encoder import encode_all, freeze, load_backbone
 from lib.perception.store import write_frames
 from lib.stage import run
+from lib.training.loop import Curve
 from lib.training.vision import (
     EMBEDDED_LEVEL,
     build_backbone,
@@ -34,14 +35,10 @@ def main() -> None:
     calibrate_batch_norm(random, images[dataset.rows(["train"])], params.seed)
     freeze(random)
 
-    losses: dict[str, float] = {}
-    rows = [dict.fromkeys(("step", "contrastive", "total"), 0.0)]
+    curve = Curve.off("contrastive", "total")
     if settings.use_neural:
-        curve = train_backbone(
-            model, images[dataset.rows(["train"])], settings, params.safety, fabric
-        )
-        rows = curve.rows
-        losses = {name: curve.last(name) for name in rows[0] if name != "step"}
+        train = images[dataset.rows(["train"])]
+        curve = train_backbone(model, train, settings, params.safety, fabric)
     else:
         say("vision: use_neural is false, the random frozen backbone serves")
         model.load_state_dict(random.state_dict())
@@ -73,14 +70,14 @@ def main() -> None:
     write_json(
         METRICS / "vision.json",
         {
-            "loss": losses,
+            "loss": curve.losses(),
             "probe": nominal,
             "probe_random": random_scores,
             "probe_stress": stressed,
             "probe_stress_random": random_stressed,
         },
     )
-    write_csv(PLOTS / "vision_loss.csv", rows)
+    write_csv(PLOTS / "vision_loss.csv", curve.rows)
     probe_scatter(PLOTS / "vision_probe.png", scatter, nominal)
     say(f"probe R2 {nominal.get('min_r2')}, random weights {random_scores.get('min_r2')}")
 

@@ -325,7 +325,7 @@ def test_a_curves_rows_are_means_over_equal_stretches():
     assert [row["step"] for row in curve.rows] == list(range(10, 601, 10))
     assert [row["total"] for row in curve.rows] == [10 * k + 4.5 for k in range(60)]
     assert {row["one"] for row in curve.rows} == {1.0}
-    assert curve.last("total") == 594.5
+    assert curve.losses()["total"] == 594.5
 
 
 def test_a_short_training_has_a_row_a_step():
@@ -334,7 +334,7 @@ def test_a_short_training_has_a_row_a_step():
     for value in (1 / 3, 2.0, 2 / 3):
         curve.log({"total": torch.tensor(value)})
     assert [row["step"] for row in curve.rows] == [1, 2, 3]
-    assert curve.last("total") == 0.666667
+    assert curve.losses()["total"] == 0.666667
 
 
 def test_fit_follows_the_total_and_draws_every_term():
@@ -370,4 +370,4 @@ def test_a_skipped_step_does_not_spoil_the_curve(capsys):
 
     curve = fit("rnn", losses, Optimizer("rnn", [weight], 0.1, safety("clip")), 120)
     assert "1 steps skipped" in capsys.readouterr().err
-    assert math.isfinite(curve.last("total"))
+    assert math.isfinite(curve.losses()["total"])

@@ -129,13 +129,23 @@ class Curve:
             self.rows.append({"step": self._step, **means})
             self._sums, self._counts = {}, {}
 
-    def last(self, name: str) -> float:
-        """Returns a value's mean over the last stretch, rounded to 6 digits.
+    @classmethod
+    def off(cls, *names: str) -> Curve:
+        """Returns the curve of a training that did not happen: one row of zeros, no losses.
 
         Args:
-            name: Its name.
+            *names: Of the values it would have.
         """
-        return round(self.rows[-1][name], 6)
+        curve = cls(1)
+        curve.rows = [dict.fromkeys(("step", *names), 0.0)]
+        return curve
+
+    def losses(self) -> dict[str, float]:
+        """Returns every value's mean over the last stretch, rounded to 6 digits."""
+        last = self.rows[-1]
+        return {
+            name: round(value, 6) for name, value in last.items() if last["step"] and name != "step"
+        }
 
 
 def fit(

@@ -267,7 +267,7 @@ def reinforce(
     def check(step: int) -> None:
         agent.explore = None
         success, steps = validate()
-        rows.append({"online_step": step, "success": success, "steps": steps})
+        rows.append({"step": step, "success": success, "steps": steps})
         say(f"policy: {step} online steps, validation success {success:.2f}, {steps:.1f} steps")
         # More successes first, then fewer steps; a tie keeps the earlier one.
         if (success, -steps) > best["score"]:
