@@ -1,10 +1,12 @@
 """Closed loop on held-out positions -> metrics/evaluate.json, films."""
 
+from contextlib import closing
+
 from lib.agent.agents import Agent, ScriptAgent, load_policy
 from lib.compute import start
 from lib.console import say
 from lib.evaluation.robot import ratios, summarise
-from lib.evaluation.suite import Suite, episode_sheet
+from lib.evaluation.suite import Suite, episode_sheet, write_films
 from lib.files import write_csv, write_json
 from lib.params import load_params
 from lib.paths import CLONED_POLICY, METRICS, PLOTS, POLICY, VIDEOS
@@ -28,20 +30,22 @@ def main() -> None:
         "scripted": expert,
         "fast_script": ScriptAgent(FastScript()),
     }
-    suite = Suite(
-        settings.num_envs,
-        task=params.task,
-        image_size=load_backbone().image_size,
-        horizon=settings.horizon,
-        prices=prices.model_dump(),
-    )
     seeds = [episode_seed(settings.seed, i, "test") for i in range(settings.episodes)]
-    filmed = seeds[: settings.videos]
-    runs = suite.nominal(agents, seeds, filmed)
+    options = {
+        "task": params.task,
+        "image_size": load_backbone().image_size,
+        "horizon": settings.horizon,
+        "prices": prices.model_dump(),
+    }
+    with closing(Suite(settings.num_envs, seeds, **options)) as suite:
+        count = settings.videos
+        shown = suite.run("expert, filmed", expert, count=count, filmed=count)
+        filmed = {name: count if agent.needs_pixels else 0 for name, agent in agents.items()}
+        runs = {name: suite.run(name, agents[name], filmed=filmed[name]) for name in agents}
+        compared = {"success_any": agents["policy"], "scripted": expert}
+        stress = suite.stressed(compared, settings.stress_episodes, settings.stress_severity)
     summaries = {name: summarise(runs[name], prices) for name in agents}
-    compared = {"success_any": agents["policy"], "scripted": expert}
-    stress = suite.stressed(compared, seeds[: settings.stress_episodes], settings.stress_severity)
-    sheet = suite.film(expert, {t.seed: t for t in runs["policy"]}, filmed, VIDEOS)
+    sheet = write_films(VIDEOS, runs["policy"][:count], shown)
     write_json(
         METRICS / "evaluate.json",
         {

@@ -1,6 +1,7 @@
 """What is installed is what is pinned, and what is imported is what is declared."""
 
 import ast
+import json
 import re
 import sys
 from importlib import metadata
@@ -72,3 +73,16 @@ def test_imports_are_direct_dependencies():
                         continue
                     owners = {canonical(name) for name in distributions.get(top, [])}
                     assert owners & declared, f"{file.relative_to(ROOT)} imports {top}"
+
+
+def test_the_numbers_in_the_readme_are_those_of_the_metrics():
+    """Each row of the README's table names its metric; what it shows is that metric, rounded."""
+    row = re.compile(r"^\| .* \| ([-\d.,]+) \| `(\w+) ([\w.]+)` \|$", re.MULTILINE)
+    rows = row.findall((ROOT / "README.md").read_text())
+    assert len(rows) >= 10
+    for shown, file, key in rows:
+        value = json.loads((ROOT / "metrics" / f"{file}.json").read_text())
+        for part in key.split("."):
+            value = value[part]
+        digits = len(shown.partition(".")[2])
+        assert f"{value:,.{digits}f}" == shown, (file, key, value)

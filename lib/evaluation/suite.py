@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,99 +21,108 @@ AFTER_SUCCESS = 10  # steps that a film goes on
 
 
 class Suite:
-    """Runs agents on test positions."""
+    """Test positions, and environments that are started once for all that runs on them.
 
-    def __init__(self, num_envs: int, **options: Any) -> None:
-        """Sets the environments up.
+    Every episode goes on to the horizon, so that success at its last step can be told too. Agents
+    that look at nothing run where nothing is rendered.
+    """
+
+    def __init__(self, num_envs: int, seeds: Sequence[int], **options: Any) -> None:
+        """Starts the environments.
 
         Args:
             num_envs: Stepped together.
+            seeds: Reset seeds of the positions.
             **options: Arguments of ``make_env``.
         """
-        self._num_envs, self._options = num_envs, options
+        self._seeds = list(seeds)
+        self._environments = {
+            pixels: make_vector_env(num_envs, **options, render=pixels, terminate_on_success=False)
+            for pixels in (False, True)
+        }
 
-    def _environments(self, **options: Any) -> Any:
-        return closing(make_vector_env(self._num_envs, **self._options, **options))
+    def close(self) -> None:
+        """Stops the environments."""
+        for env in self._environments.values():
+            env.close()
 
-    def nominal(
-        self, agents: Mapping[str, Agent], seeds: Sequence[int], filmed: Sequence[int]
-    ) -> dict[str, list[Trajectory]]:
-        """Runs every agent to the horizon, undisturbed.
+    def run(
+        self,
+        name: str,
+        agent: Agent,
+        *,
+        count: int | None = None,
+        stress: Stress | None = None,
+        filmed: int = 0,
+    ) -> list[Trajectory]:
+        """Runs an agent.
 
         Args:
-            agents: By name.
-            seeds: Reset seeds, the same for all.
-            filmed: Seeds whose pictures are kept, where an agent needs pictures.
+            name: For the log.
+            agent: Drives the robots.
+            count: Only on so many positions.
+            stress: What goes wrong.
+            filmed: Keep the pictures of so many positions; they are taken for that.
 
         Returns:
-            Trajectories by agent, in the order of the seeds.
+            Trajectories in the order of the positions.
         """
-        runs: dict[str, list[Trajectory]] = {}
-        for pixels in (False, True):
-            chosen = {name: a for name, a in agents.items() if a.needs_pixels == pixels}
-            if not chosen:
-                continue
-            with self._environments(render=pixels, terminate_on_success=False) as env:
-                for name, agent in chosen.items():
-                    say(f"evaluate: {name}, {len(seeds)} positions")
-                    keep = set(filmed if pixels else ()).__contains__
-                    runs[name] = run_episodes(env, agent, list(seeds), keep_frames=keep)
+        seeds = self._seeds[:count]
+        kept = set(seeds[:filmed])
+        env = self._environments[agent.needs_pixels or bool(filmed)]
+        runs = run_episodes(env, agent, seeds, stress=stress, keep_frames=kept.__contains__)
+        rate = np.mean([any(t.success) for t in runs])
+        under = "".join(f", {kind} {s:g}" for kind, s in (stress or Stress()).active().items())
+        say(f"evaluate: {name}{under}: {rate:.2f} of {len(runs)} positions")
         return runs
 
     def stressed(
-        self, agents: Mapping[str, Agent], seeds: Sequence[int], severity: float
+        self, agents: Mapping[str, Agent], count: int, severity: float
     ) -> dict[str, dict[str, float]]:
-        """Runs agents under each kind of stress, until success or the horizon.
+        """Runs agents under each kind of stress.
 
         Args:
             agents: By the name that their success rate gets.
-            seeds: Reset seeds.
+            count: Positions.
             severity: Of every kind.
 
         Returns:
-            Success rates by kind and agent.
+            Share of episodes with success at any step, by kind and agent.
         """
         rates: dict[str, dict[str, float]] = {kind: {} for kind in STRESS_KINDS}
         for name, agent in agents.items():
-            say(f"evaluate: {name} under {len(rates)} kinds of stress, {len(seeds)} positions each")
-            with self._environments(render=agent.needs_pixels) as env:
-                for kind in rates:
-                    stress = Stress(**{kind: severity})
-                    runs = run_episodes(env, agent, list(seeds), stress=stress)
-                    rates[kind][name] = round(float(np.mean([t.terminated for t in runs])), 6)
+            for kind in rates:
+                stress = Stress(**{kind: severity})
+                runs = self.run(name, agent, count=count, stress=stress)
+                rates[kind][name] = round(float(np.mean([any(t.success) for t in runs])), 6)
         return rates
 
-    def film(
-        self, agent: Agent, other: Mapping[int, Trajectory], seeds: Sequence[int], folder: Path
-    ) -> dict[str, np.ndarray]:
-        """Films a script on some positions and puts it beside another agent's pictures.
 
-        Args:
-            agent: The script.
-            other: Trajectories with frames by seed; where there are none, the script's own.
-            seeds: Positions.
-            folder: Gets a film a position.
+def write_films(
+    folder: Path, left: Sequence[Trajectory], right: Sequence[Trajectory]
+) -> dict[str, np.ndarray]:
+    """Writes a film a position, two agents side by side.
 
-        Returns:
-            For the first position, MOMENTS frames of both, by name.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        sheet: dict[str, np.ndarray] = {}
-        with self._environments(terminate_on_success=False) as env:
-            runs = run_episodes(env, agent, list(seeds), keep_frames=set(seeds).__contains__)
-        for index, script in enumerate(runs):
-            shown = other.get(script.seed, script)
-            shown = shown if shown.frames else script
-            left, right = (np.stack(t.frames[: t.steps + AFTER_SUCCESS]) for t in (shown, script))
-            write_video(folder / f"position_{index}.mp4", beside(left, right))
-            if not sheet:
-                moments = np.linspace(0, max(len(left), len(right)) - 1, MOMENTS, dtype=int)
-                sheet = {
-                    "policy": left[np.minimum(moments, len(left) - 1)],
-                    "expert": right[np.minimum(moments, len(right) - 1)],
-                    "moments": moments,
-                }
-        return sheet
+    Args:
+        folder: Gets ``position_<i>.mp4``.
+        left: Trajectories with frames; one without shows the right one's.
+        right: Trajectories with frames of the same positions.
+
+    Returns:
+        Of the first position MOMENTS frames of ``left`` and ``right``, and the ``moments``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet: dict[str, np.ndarray] = {}
+    for index, (shown, other) in enumerate(zip(left, right, strict=True)):
+        pair = (shown if shown.frames else other, other)
+        films = [np.stack(t.frames[: t.steps + AFTER_SUCCESS]) for t in pair]
+        write_video(folder / f"position_{index}.mp4", beside(*films))
+        if not sheet:
+            moments = np.linspace(0, max(map(len, films)) - 1, MOMENTS, dtype=int)
+            for name, film in zip(("left", "right"), films, strict=True):
+                sheet[name] = film[np.minimum(moments, len(film) - 1)]
+            sheet["moments"] = moments
+    return sheet
 
 
 def episode_sheet(path: Path, sheet: dict[str, np.ndarray]) -> None:
@@ -122,8 +130,8 @@ def episode_sheet(path: Path, sheet: dict[str, np.ndarray]) -> None:
 
     Args:
         path: The PNG.
-        sheet: What ``Suite.film`` gave.
+        sheet: What ``write_films`` gave.
     """
     moments = ", ".join(str(moment) for moment in sheet["moments"])
-    rows = {"policy": sheet["policy"], "scripted expert": sheet["expert"]}
+    rows = {"policy": sheet["left"], "scripted expert": sheet["right"]}
     contact_sheet(path, rows, f"The same held-out position, control steps {moments}")
