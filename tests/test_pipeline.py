@@ -182,16 +182,13 @@ def test_bad_input_stops_a_stage_in_one_line_and_leaves_its_outs(small_run):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_bytes(small_run):
+def test_the_same_seed_gives_the_same_bytes(small_run, monkeypatch):
     """A stage that is forced to run again, with another number of workers, changes nothing."""
     folder, _ = small_run
     data = folder / "data/phase1/sima2.hdf5"
     before = data.read_bytes()
-    os.environ["GOLDEN_PATH_WORKERS"] = "1"
-    try:
-        assert run(folder, "stages.phase1_sima2").returncode == 0
-    finally:
-        del os.environ["GOLDEN_PATH_WORKERS"]
+    monkeypatch.setenv("GOLDEN_PATH_WORKERS", "1")
+    assert run(folder, "stages.phase1_sima2").returncode == 0
     assert data.read_bytes() == before
 
 

@@ -134,6 +134,18 @@ def test_an_episode_is_a_function_of_its_seed(env):
     assert digest(run(env, 7, stress)) != first
 
 
+def in_a_fresh_process(code: str) -> str:
+    """What a Python that never rendered before prints for some code."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
 FRESH = """
 import sys
 sys.path.insert(0, "tests")
@@ -148,15 +160,7 @@ env.close()
 def test_a_fresh_process_gives_the_same_bits(env):
     """Pictures included: nothing of the process leaks into an episode."""
     here = digest(run(env, 5, Stress(action_noise=0.5, light=0.5, camera=0.5), steps=40))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FRESH],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == here
+    assert in_a_fresh_process(FRESH) == here
 
 
 def test_seeds_cover_the_whole_continuous_range_of_positions(blind):
@@ -413,15 +417,7 @@ print(*sums[0], *sums[1])
 
 def test_leaving_out_the_unseen_bodies_changes_no_pixel():
     """A whole episode, picture and labels, also at the corners of the camera stress."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", CULLING],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    culled, hidden, whole, none = done.stdout.split()
+    culled, hidden, whole, none = in_a_fresh_process(CULLING).split()
     assert int(hidden) > 0 == int(none)
     assert culled == whole
 
