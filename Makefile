@@ -9,7 +9,7 @@ PIP := -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor repro test lint format lock clean
+.PHONY: help setup doctor repro test lint format deps lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ lint: $(INSTALLED) ## Check style and the import contracts
 format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
+
+deps: $(INSTALLED) ## Write into dvc.yaml which modules each stage imports
+	@$(BIN)/python -m tests.closure
 
 # The old lock is a constraint, so only a pin that no longer fits, or whose line is gone, moves.
 lock: ## Write requirements.lock from requirements.in

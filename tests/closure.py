@@ -1,4 +1,7 @@
-"""Which project modules a file imports, directly or not: what dvc.yaml must list as deps."""
+"""Which project modules a file imports, directly or not: what dvc.yaml must list as deps.
+
+``python -m tests.closure`` writes them there (``make deps``).
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,29 @@ def closure(file: Path) -> set[str]:
             found.add(other)
             queue.append(other)
     return {str(path.relative_to(ROOT)) for path in found}
+
+
+def update(text: str) -> str:
+    """Returns the text of a dvc.yaml with the modules among each stage's deps brought up to date.
+
+    The deps that are data keep their lines, below the code.
+    """
+    lines, listing, script = [], False, ""
+    for line in text.splitlines():
+        if line.startswith("    cmd: python -m stages."):
+            script = line.split(" -m ")[1].replace(".", "/") + ".py"
+        if line == "    deps:":
+            listing = True
+            files = closure(ROOT / script) - {script, "stages/__init__.py"}
+            lines += [line, *(f"      - {name}" for name in (script, *sorted(files)))]
+        elif listing and line.startswith("      - ") and line.endswith(".py"):
+            continue
+        else:
+            listing = listing and line.startswith("      - ")
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    GRAPH = ROOT / "dvc.yaml"
+    GRAPH.write_text(update(GRAPH.read_text()))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lib import episode as episodes_module
-from lib.episode import SPLITS, Episode, checksum, problems, read, split_of, write
+from lib.episode import SPLITS, Episode, checksum, read, split_of, write
+from lib.episode.check import problems
 from lib.errors import UserError
 
 SHARES = (0.6, 0.2, 0.2)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lib import episode
+from lib.episode.check import problems
 from lib.ingest.isaac import alignment, find_recordings, read_recordings
 from lib.ingest.report import Report
 from lib.params import Phase1Isaac
@@ -65,7 +66,7 @@ def read(folder, **changes):
     settings = Phase1Isaac(**defaults | changes)
     found = list(read_recordings(folder, settings, report))
     for item in found:
-        assert episode.problems(item) == []
+        assert problems(item) == []
     return found, [(Path(s["file"]).name, s["reason"]) for s in report.skipped]
 
 

@@ -16,7 +16,7 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
-from lib import episode
+from lib.episode.check import problems
 from lib.ingest.pictures import decode, square
 from lib.ingest.report import Report, UnusableError
 from lib.ingest.ros import read_bags
@@ -119,7 +119,7 @@ def read(folder, **changes):
     report = Report()
     found = list(read_bags(folder, settings(**changes), SIZE, brightness_class, report))
     for item in found:
-        assert episode.problems(item) == []
+        assert problems(item) == []
     return found, [(Path(s["file"]).name, s["reason"]) for s in report.skipped]
 
 

@@ -22,7 +22,8 @@ try:
 except (AttributeError, ImportError, OSError, RuntimeError) as error:
     pytest.skip(f"MuJoCo cannot render: {error}", allow_module_level=True)
 
-from lib.episode import PRIMITIVES, problems
+from lib.episode import PRIMITIVES
+from lib.episode.check import problems
 from lib.errors import UserError
 from lib.params import load_params
 from lib.paths import ROOT

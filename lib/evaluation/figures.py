@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 from lib.episode import PRIMITIVES
 from lib.evaluation.probe import TARGETS
-from lib.files import atomic
+from lib.media import save
 
 # One colour a primitive, in their order; distinct also without red-green vision.
 PALETTE = np.array(
@@ -30,19 +25,6 @@ PALETTE = np.array(
     ],
     np.uint8,
 )
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG with stable bytes and frees it.
-
-    Args:
-        figure: The figure.
-        path: The file.
-    """
-    with atomic(path) as scratch:
-        # matplotlib writes its version into the file unless told not to.
-        figure.savefig(scratch, dpi=100, metadata={"Software": None})
-    plt.close(figure)
 
 
 def probe_scatter(path: Path, scatter: dict[str, np.ndarray], scores: dict[str, float]) -> None:
@@ -129,31 +111,4 @@ def overlay_sheet(
         for name, colour in zip(PRIMITIVES, PALETTE, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(PRIMITIVES), fontsize=8)
-    save(figure, path)
-
-
-def contact_sheet(path: Path, rows: dict[str, np.ndarray], title: str) -> None:
-    """Shows frames of episodes from left to right.
-
-    Args:
-        path: The PNG.
-        rows: (N, H, W, 3) uint8 frames by label; all of the same N.
-        title: Of the sheet.
-    """
-    count = max(len(frames) for frames in rows.values())
-    figure, axes = plt.subplots(
-        len(rows),
-        count,
-        figsize=(1.5 * count + 0.6, 1.6 * len(rows) + 0.5),
-        squeeze=False,
-        constrained_layout=True,
-    )
-    for (label, frames), line in zip(rows.items(), axes, strict=True):
-        for frame, axis in zip(frames, line, strict=True):
-            axis.imshow(frame, interpolation="nearest")
-        for axis in line:
-            axis.set_xticks([])
-            axis.set_yticks([])
-        line[0].set_ylabel(label)
-    figure.suptitle(title)
     save(figure, path)

@@ -11,8 +11,7 @@ import numpy as np
 from lib.agent.agents import Agent
 from lib.agent.closed_loop import Trajectory, run_episodes
 from lib.console import say
-from lib.evaluation.figures import contact_sheet
-from lib.evaluation.video import beside, write_video
+from lib.media import beside, contact_sheet, write_video
 from lib.sim.stress import STRESS_KINDS, Stress
 from lib.sim.vector import make_vector_env
 

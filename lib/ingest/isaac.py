@@ -17,7 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lib.episode import Episode, problems
+from lib.episode import Episode
+from lib.episode.check import problems
 from lib.ingest.report import Report, UnusableError
 from lib.ingest.series import unit_actions
 from lib.params import Phase1Isaac

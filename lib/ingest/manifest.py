@@ -11,6 +11,7 @@ import numpy as np
 from lib import episode
 from lib.console import track
 from lib.episode import PRIMITIVES, Episode
+from lib.episode.check import problems
 from lib.errors import UserError
 from lib.files import read_json
 from lib.manifest import CONSUMERS, SCHEMA, SOURCES
@@ -30,7 +31,7 @@ def why_not(item: Episode, task: str) -> dict[str, bool | str]:
     Returns:
         True, or the reason, by consumer.
     """
-    found = episode.problems(item)
+    found = problems(item)
     image = "obs/image" if "image" in item.obs else None
     same_robot = item.tags.get("action_space") == "eef_delta"
     verdict: dict[str, bool | str] = {}

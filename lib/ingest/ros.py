@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lib.episode import Episode, problems
+from lib.episode import Episode
+from lib.episode.check import problems
 from lib.ingest.bags import Recording, find_bags, read_recording
 from lib.ingest.report import Report, UnusableError
 from lib.ingest.series import NS, Series, clock, overlap, unit_actions

@@ -1,0 +1,94 @@
+"""Frames for people to look at: sheets (PNG) and films (MP4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio.v2 as imageio
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from lib.files import atomic
+
+SCALE = 4  # 96 pixels are small on a screen
+FPS = 40  # half of real time: an episode lasts a second
+
+
+def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Puts two films side by side; the shorter one holds its last frame.
+
+    Args:
+        left: (T, H, W, 3) uint8.
+        right: (U, H, W, 3) uint8.
+
+    Returns:
+        (max(T, U), H, 2 W, 3) uint8.
+    """
+    frames = np.arange(max(len(left), len(right)))
+    pair = [film[np.minimum(frames, len(film) - 1)] for film in (left, right)]
+    return np.concatenate(pair, axis=2)
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """Writes an MP4 (H.264).
+
+    Args:
+        path: The file.
+        frames: (T, H, W, 3) uint8.
+    """
+    large = frames.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
+    # One thread and no encoder stamp: the same frames give the same bytes.
+    stable = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
+    with (
+        atomic(path) as scratch,
+        imageio.get_writer(
+            scratch, fps=FPS, codec="libx264", macro_block_size=None, output_params=stable
+        ) as writer,
+    ):
+        for frame in large:
+            writer.append_data(frame)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG with stable bytes and frees it.
+
+    Args:
+        figure: The figure.
+        path: The file.
+    """
+    with atomic(path) as scratch:
+        # matplotlib writes its version into the file unless told not to.
+        figure.savefig(scratch, dpi=100, metadata={"Software": None})
+    plt.close(figure)
+
+
+def contact_sheet(path: Path, rows: dict[str, np.ndarray], title: str) -> None:
+    """Shows frames of episodes from left to right.
+
+    Args:
+        path: The PNG.
+        rows: (N, H, W, 3) uint8 frames by label; all of the same N.
+        title: Of the sheet.
+    """
+    count = max(len(frames) for frames in rows.values())
+    figure, axes = plt.subplots(
+        len(rows),
+        count,
+        figsize=(1.5 * count + 0.6, 1.6 * len(rows) + 0.5),
+        squeeze=False,
+        constrained_layout=True,
+    )
+    for (label, frames), line in zip(rows.items(), axes, strict=True):
+        for frame, axis in zip(frames, line, strict=True):
+            axis.imshow(frame, interpolation="nearest")
+        for axis in line:
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(label)
+    figure.suptitle(title)
+    save(figure, path)
