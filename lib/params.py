@@ -14,13 +14,21 @@ another YAML file (presets/small.yaml) over it and keeps the comments.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML, YAMLError
 
 from lib.errors import UserError
@@ -86,6 +94,7 @@ class Phase1Sima2(Section):
     """Stress rollouts in the simulator."""
 
     episodes: Count
+    pictures: bool
     horizon: Annotated[int, Field(ge=10, le=500)]
     share_success: Share
     share_failure: Share
@@ -103,14 +112,39 @@ class Phase1Sima2(Section):
         return self
 
 
+_FIELD = r"[A-Za-z]\w*(\.([A-Za-z]\w*|-?\d+))*"
+_SELECTION = re.compile(rf"/[^\s:,]+(:{_FIELD}(,{_FIELD})*)?", re.ASCII)
+_ARRAY = re.compile(r"(labels/)?[A-Za-z]\w*", re.ASCII)
+
+
+def _selection(value: str) -> str:
+    if not _SELECTION.fullmatch(value):
+        raise ValueError(f"{value!r} is neither /topic nor /topic:field.path,other.path")
+    return value
+
+
+def _array(value: str) -> str:
+    if not _ARRAY.fullmatch(value):
+        raise ValueError(f"{value!r} is neither a name such as wrench nor labels/ and a name")
+    return value
+
+
+def _actions(value: str) -> str:
+    return value if value == "joints" else _selection(value)
+
+
 class Phase1Ros(Section):
     """ROS bags."""
 
-    rate_hz: Positive
+    rate_hz: Annotated[float, Field(gt=0, le=1000)]
     max_gap_s: Positive
     clock: Literal["bag", "header"]
     image_topic: str
     joint_topic: str
+    action_topic: Annotated[str, AfterValidator(_actions)]
+    signals: dict[
+        Annotated[str, AfterValidator(_array)], Annotated[str, AfterValidator(_selection)]
+    ]
 
 
 class Phase1Isaac(Section):
@@ -120,6 +154,7 @@ class Phase1Isaac(Section):
     horizon: Annotated[int, Field(ge=10, le=500)]
     action_noise: Share
     min_alignment: Share
+    image: Annotated[str, Field(min_length=1)]
 
 
 class Phase1Manifest(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +13,9 @@ import joblib
 from lib.errors import UserError
 
 R = TypeVar("R")
+
+AHEAD = 128
+"""Calls for each worker that may be finished before the first of them is taken."""
 
 
 def worker_count() -> int:
@@ -31,14 +35,20 @@ def worker_count() -> int:
 
 
 def ordered_map(
-    function: Callable[..., R], arguments: Iterable[tuple[Any, ...]], timeout_s: float
+    function: Callable[..., R],
+    arguments: Iterable[tuple[Any, ...]],
+    timeout_s: float,
+    workers: int | None = None,
 ) -> Iterator[R]:
     """Yields ``function(*a)`` for each ``a``, in order, computed by several processes.
+
+    However slowly the results are taken, no more than AHEAD of them wait for each worker.
 
     Args:
         function: Picklable; must not depend on what its process did before.
         arguments: One tuple a call.
         timeout_s: Longest wait for one result.
+        workers: Processes; ``worker_count()`` unless given.
 
     Yields:
         The results, in the order of the arguments.
@@ -46,9 +56,13 @@ def ordered_map(
     Raises:
         UserError: If a worker dies or takes too long.
     """
-    parallel = joblib.Parallel(n_jobs=worker_count(), return_as="generator", timeout=timeout_s)
+    workers = workers or worker_count()
+    calls = (joblib.delayed(function)(*a) for a in arguments)
     try:
-        yield from parallel(joblib.delayed(function)(*a) for a in arguments)
+        with joblib.Parallel(workers, return_as="generator", timeout=timeout_s) as parallel:
+            # joblib itself would run ahead of a slow reader without end.
+            while some := list(itertools.islice(calls, AHEAD * workers)):
+                yield from parallel(some)
     except TimeoutError:
         raise UserError(
             f"a worker gave no result within {timeout_s:g} s; raise safety.worker_timeout_s"

@@ -4,7 +4,7 @@ from lib import episode
 from lib.console import track
 from lib.params import load_params
 from lib.paths import SIMA2_EPISODES
-from lib.sim.rollout import rollout
+from lib.sim.rollout import LEGEND, rollout
 from lib.sim.tasks import get_task
 from lib.stage import run
 from lib.workers import ordered_map
@@ -26,6 +26,7 @@ def main() -> None:
         track(episodes, "stress rollouts", count, "episodes"),
         source="sima2",
         shares=params.phase1.split,
+        legend=LEGEND,
         env_args={"env_name": task.env_name, "type": 1, "env_kwargs": {"image_size": size}},
     )
 

@@ -22,6 +22,9 @@ try:
 except (AttributeError, ImportError, OSError, RuntimeError) as error:
     pytest.skip(f"MuJoCo cannot render: {error}", allow_module_level=True)
 
+from metaworld import policies
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
 from lib.episode import PRIMITIVES
 from lib.episode.check import problems
 from lib.errors import UserError
@@ -29,12 +32,14 @@ from lib.params import load_params
 from lib.paths import ROOT
 from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed
 from lib.sim.experts import FastScript, ScriptedExpert
-from lib.sim.rollout import TEMPLATES, _worker_env, plan, rollout
+from lib.sim.rollout import LEGEND, TEMPLATES, _worker_env, plan, rollout
+from lib.sim.simulation import Simulation
 from lib.sim.stress import (
     DROPOUT_SHARE,
     LATENCY_STEPS,
     PUSH_N,
     PUSH_STEPS,
+    SENSED_KINDS,
     STRESS_KINDS,
     Stress,
 )
@@ -75,7 +80,7 @@ def shared(renderer) -> ManipulationEnv:
     """The one environment with pictures; the rollouts' own, so that no second one is built."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        env = _worker_env("drawer_open", 64, 150, tuple(sorted(PRICES.items())))
+        env = _worker_env("drawer_open", 64, True, 150, tuple(sorted(PRICES.items())))
     yield env
     env.close()
     _worker_env.cache_clear()
@@ -166,7 +171,7 @@ def test_a_fresh_process_gives_the_same_bits(env):
 
 def test_seeds_cover_the_whole_continuous_range_of_positions(blind):
     """100 seeds: no position twice, both ends come close, and the middle is not empty."""
-    space = blind._sim._random_reset_space
+    space = blind._sim.world._random_reset_space
     moving = space.high > space.low
     xs = np.array([blind.reset(seed=seed)[1]["state"][4:7] for seed in range(100)])
     spread = np.ptp(xs, axis=0)
@@ -629,6 +634,93 @@ def test_a_rollout_records_what_was_seen_before_each_action(shared):
         observation, reward, *_, info = shared.step(action)
         np.testing.assert_array_equal(episode.vector_rewards[step], reward)
     assert info["success"]
+
+
+def test_each_stress_is_recorded_where_it_strikes(blind):
+    """A column a kind: all along for what lasts, the very steps for what strikes."""
+    everything = Stress(**dict.fromkeys(STRESS_KINDS, 0.5))
+    at_work = np.array([row[4]["stress"] for row in run(blind, 8, everything)])[1:]
+    by_kind = dict(zip(STRESS_KINDS, at_work.T, strict=True))
+    for kind in ("action_noise", "misgrasp", "dynamics", "light", "camera", "latency"):
+        assert (by_kind[kind] == 0.5).all(), kind
+    assert set(np.unique(at_work)) == {0.0, 0.5}
+    assert (by_kind["push"] > 0).sum() == PUSH_STEPS
+    assert 0 < (by_kind["dropout"] > 0).mean() < 2 * 0.5 * DROPOUT_SHARE
+    assert not np.array([row[4]["stress"] for row in run(blind, 8)]).any()
+
+
+def test_dropout_is_recorded_for_the_black_pictures_also_when_they_come_late(env):
+    """The severity stands beside the observation that is black, not beside the moment it shows."""
+    rows = run(env, 8, Stress(dropout=1.0, latency=1.0))
+    recorded = [row[4]["stress"][STRESS_KINDS.index("dropout")] > 0 for row in rows]
+    assert recorded == [not row[0]["image"].any() for row in rows]
+    assert any(recorded) and not all(recorded)
+
+
+def test_a_slip_is_recorded_while_the_hand_is_torn_off(blind):
+    """Those steps, and only those, carry out another action than the one that was asked for."""
+    rows = run(blind, 8, Stress(slip=0.8))
+    slips = np.array([row[4]["stress"][STRESS_KINDS.index("slip")] > 0 for row in rows])
+    torn = np.array([row[4]["executed"][:3].tolist() == [0, 0, 1] for row in rows])
+    assert slips.sum() == 8
+    assert torn[slips].all() and not torn[~slips].any()
+
+
+def test_a_rollout_records_stress_by_step_and_by_episode(shared):
+    """Observation and action of a row are told of together; tags count what really struck."""
+    episode = roll(3, "mixed", visual_share=1.0)
+    record, tags = episode.labels["stress"], episode.tags
+    assert record.shape == (len(episode), len(LEGEND["labels/stress"]))
+    counts = dict(zip(STRESS_KINDS, (record > 0).sum(0).tolist(), strict=True))
+    assert tags["stress_steps"] == {kind: n for kind, n in counts.items() if n}
+    assert set(tags["stress_steps"]) <= set(tags["stress"])
+    assert {"light", "camera"} <= set(tags["stress_steps"]) & set(SENSED_KINDS)
+    worst = {kind: severity for kind, severity in tags["stress"].items() if kind in counts}
+    for column, kind in zip(record.T, STRESS_KINDS, strict=True):
+        assert set(np.round(column, 4)) <= {0.0, np.float32(round(worst.get(kind, 0), 4))}
+    assert tags["recovery"] == (tags["outcome"] == "recovery")
+    assert tags["ood_severity"] == pytest.approx(
+        record[:, [k != "action_noise" for k in STRESS_KINDS]].max(), abs=1e-6
+    )
+
+
+def test_without_pictures_the_rest_is_the_same(shared):
+    """State-only rollouts: no images, no pixel labels, every other array equal bit by bit."""
+    seen = roll(5, "mixed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lib.sim.rollout._worker_env", _worker_env.__wrapped__)
+        unseen = roll(5, "mixed", pictures=False)
+    assert seen.tags == unseen.tags
+    arrays = dict(seen.arrays())
+    assert set(arrays) - {"obs/image", "labels/segmentation"} == dict(unseen.arrays()).keys()
+    for name, array in unseen.arrays():
+        assert array.tobytes() == arrays[name].tobytes(), name
+
+
+@pytest.mark.parametrize(
+    ("env_name", "policy"),
+    [
+        ("drawer-open-v3", "SawyerDrawerOpenV3Policy"),
+        ("window-open-v3", "SawyerWindowOpenV3Policy"),
+        ("peg-insert-side-v3", "SawyerPegInsertionSideV3Policy"),
+    ],
+)
+def test_the_simulation_is_metaworlds_to_the_last_bit(env_name, policy):
+    """Two episodes each: observation, dense reward, success and state, from reset to the end."""
+    ours, theirs = Simulation(env_name), ALL_V3_ENVIRONMENTS[env_name]()
+    theirs._freeze_rand_vec = theirs._set_task_called = True
+    expert, rng = getattr(policies, policy)(), np.random.default_rng(0)
+    for _ in range(2):
+        position = theirs._last_rand_vec = rng.uniform(*ours.positions)
+        seen, (raw, _) = ours.reset(position), theirs.reset()
+        np.testing.assert_array_equal(seen, raw)
+        for _ in range(100):
+            action = np.clip(expert.get_action(raw) + rng.normal(size=4) * 0.1, -1, 1)
+            raw, dense, _, _, info = theirs.step(action)
+            seen, reward, success = ours.step(action)
+            np.testing.assert_array_equal(seen, raw)
+            assert (reward, success) == (dense, bool(info["success"]))
+        np.testing.assert_array_equal(ours.data.qpos, theirs.data.qpos)
 
 
 def test_the_task_is_data(blind):

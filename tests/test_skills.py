@@ -21,7 +21,9 @@ GRASP = HANDLE + GRASP_OFFSET_M
 
 def phase(offset, had_hold: bool = False) -> tuple[int, bool]:
     """Phase of a hand that stands ``offset`` from where it takes hold."""
-    skills, holds = skill_phase(GRASP + np.array(offset), HANDLE, np.array([had_hold]))
+    skills, holds = skill_phase(
+        (GRASP + np.array(offset))[None], HANDLE[None], np.array([had_hold])
+    )
     return int(skills[0]), bool(holds[0])
 
 
@@ -62,7 +64,7 @@ def test_a_whole_attempt_with_a_slip():
     offsets = [(0.3, 0, 0.1), (0, 0, 0.1), (0, 0, 0), (0, 0, 0.1), (0.1, 0, 0.1), (0, 0, 0)]
     had_hold, seen = np.zeros(1, bool), []
     for offset in offsets:
-        skills, had_hold = skill_phase(GRASP + np.array(offset), HANDLE, had_hold)
+        skills, had_hold = skill_phase((GRASP + np.array(offset))[None], HANDLE[None], had_hold)
         seen.append(int(skills[0]))
     assert seen == [REACH, HOOK, PULL, RECOVER, RECOVER, PULL]
 
@@ -76,5 +78,6 @@ def test_a_batch_is_its_rows():
     assert (skills.shape, skills.dtype, holds.dtype) == ((200,), np.uint8, bool)
     assert set(skills) == {REACH, HOOK, PULL, RECOVER}
     for row in range(200):
-        one, held = skill_phase(hands[row], handles[row], had_hold[row : row + 1])
+        this = slice(row, row + 1)
+        one, held = skill_phase(hands[this], handles[this], had_hold[this])
         assert (one[0], held[0]) == (skills[row], holds[row])

@@ -16,18 +16,20 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Dict
-from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from lib import economics
 from lib.episode import OBJECTIVES
 from lib.sim.scene import Scene
-from lib.sim.stress import PUSH_STEPS, Stress, draw
+from lib.sim.simulation import Simulation
+from lib.sim.stress import PUSH_STEPS, STRESS_KINDS, Stress, draw
 from lib.sim.tasks import get_task
 from lib.skills import skill_phase
 
 CONTROL_STEP_S = 0.0125  # five simulation steps of 2.5 ms
 PROPRIO = 4  # hand x, y, z (m) and the gripper's opening in [0, 1]
 MAX_HORIZON = 500  # Meta-World refuses to step further
+
+SLIP, PUSH, DROPOUT, LATENCY = map(STRESS_KINDS.index, ("slip", "push", "dropout", "latency"))
 
 DEFAULT_PRICES = {
     "unit_price": 0.01,
@@ -58,8 +60,11 @@ class ManipulationEnv(gym.Env):
     task progress (Meta-World's dense reward / 10 - 1, in [-1, 0]), economic value, energy.
 
     ``info`` carries what only labels, baselines and metrics may use: ``success``, ``skill``,
-    ``state`` (hand xyz, gripper, handle xyz, opening, m), ``expert_obs``, ``energy_j``,
-    ``damages``, ``executed`` (the action after noise).
+    ``state`` (hand xyz, gripper, handle xyz, opening, m), ``expert_obs`` (Meta-World's own, (39,),
+    the hand where its sensor says it is) and ``true_obs`` (where it is), ``energy_j``,
+    ``damages``, ``executed`` (the action after noise), and ``stress``, (9,) the severity of each of
+    STRESS_KINDS where it is at work: in this observation for the kinds of SENSED_KINDS, in the step
+    before it for the others.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_STEP_S)}
@@ -92,17 +97,15 @@ class ManipulationEnv(gym.Env):
         if not 1 <= horizon <= MAX_HORIZON:
             raise ValueError(f"horizon {horizon} is outside [1, {MAX_HORIZON}]")
         self.task = get_task(task)
-        self._sim = ALL_V3_ENVIRONMENTS[self.task.env_name]()
-        # Positions are set by hand at reset; see the module's text.
-        self._sim._freeze_rand_vec = True
-        self._sim._set_task_called = True
+        self._sim = Simulation(self.task.env_name)
         model = self._sim.model
         self._dof = int(model.joint(self.task.part_joint).dofadr[0])
+        self._qpos = int(model.joint(self.task.part_joint).qposadr[0])
         self._damping = float(model.dof_damping[self._dof])
         self._closed = float(model.joint(self.task.part_joint).qpos0[0])
         self._part = model.body(self.task.part_body).id
         self._hand = model.body("hand").id
-        self._robot_geoms = _geoms_of(model, self.task.primitives["gripper"])
+        self._of_gripper = _geoms_of(model, self.task.primitives["gripper"])
         self._robot_dofs = np.array([d for d in range(model.nv) if d != self._dof])
         self._scene = Scene(model, self._sim.data, self.task, image_size) if render else None
         self._stress = stress or Stress()
@@ -131,20 +134,24 @@ class ManipulationEnv(gym.Env):
         """
         super().reset(seed=seed)
         self._stress = (options or {}).get("stress", self._stress)
-        space = self._sim._random_reset_space
-        self._sim._last_rand_vec = self.np_random.uniform(space.low, space.high)
+        position = self.np_random.uniform(*self._sim.positions)
         self._drawn = drawn = draw(self._stress, self.np_random)
         model = self._sim.model
         model.dof_damping[self._dof] = self._damping * drawn.damping
         model.dof_frictionloss[self._dof] = drawn.friction
         if self._scene:
             self._scene.disturb(drawn.light, drawn.camera)
-        raw, _ = self._sim.reset()
+        raw = self._sim.reset(position)
         self._step, self._slip_left, self._slipped = 0, 0, False
         self._had_hold = np.zeros(1, bool)
         self._damaged = False
-        self._late: deque[dict[str, np.ndarray]] = deque(maxlen=drawn.latency + 1)
-        return self._observe(raw), self._info(raw, np.zeros(4, np.float32), 0.0, 0, False)
+        self._late: deque[tuple[dict[str, np.ndarray], bool]] = deque(maxlen=drawn.latency + 1)
+        self._constant = np.array([getattr(self._stress, k) for k in STRESS_KINDS], np.float32)
+        self._constant[[SLIP, PUSH, DROPOUT]] = 0
+        self._constant[LATENCY] *= drawn.latency > 0
+        self._at_work = self._constant.copy()
+        observation = self._observe(raw)
+        return observation, self._info(raw, np.zeros(4, np.float32), 0.0, 0, False)
 
     def step(
         self, action: np.ndarray
@@ -157,18 +164,21 @@ class ManipulationEnv(gym.Env):
         Returns:
             Observation, (3,) float32 reward, terminated, truncated, info.
         """
+        self._at_work = self._constant.copy()
         executed = self._disturbed(np.asarray(action, np.float64))
-        raw, dense, _, _, info = self._sim.step(executed)
-        self._sim.data.xfrc_applied[:] = 0
+        if self._step >= MAX_HORIZON:
+            raise ValueError(f"the episode has {MAX_HORIZON} steps; reset the environment")
+        raw, dense, success = self._sim.step(executed)
+        if self._at_work[PUSH]:
+            self._sim.data.xfrc_applied[:] = 0
         self._step += 1
-        success = bool(info["success"])
         energy = self._mechanical_power() * CONTROL_STEP_S
         damages = self._new_damages()
         terminated = success and self._terminates
         prices = self._prices
         reward = np.array(
             [
-                float(dense) / 10.0 - 1.0,
+                dense / 10.0 - 1.0,
                 economics.step_value(
                     finished=terminated,
                     seconds=CONTROL_STEP_S,
@@ -182,28 +192,30 @@ class ManipulationEnv(gym.Env):
             np.float32,
         )
         truncated = self._step >= self._horizon and not terminated
+        observation = self._observe(raw)
         info = self._info(raw, executed.astype(np.float32), energy, damages, success)
-        return self._observe(raw), reward, terminated, truncated, info
+        return observation, reward, terminated, truncated, info
 
     def _disturbed(self, action: np.ndarray) -> np.ndarray:
         drawn = self._drawn
         noise = self.np_random.normal(size=4) * drawn.action_noise_std
         # The gripper is a position command, not a motion: noise there would only rattle it.
         noise[3] = 0.0
-        action = np.clip(action + noise, -1.0, 1.0)
+        action = np.minimum(np.maximum(action + noise, -1.0), 1.0)
         if not self._slipped and self._opening() >= drawn.slip_at * self.task.travel_m:
             self._slip_left, self._slipped = drawn.slip_steps, True
         if self._slip_left > 0:
             self._slip_left -= 1
+            self._at_work[SLIP] = self._stress.slip
             action = np.array([0.0, 0.0, 1.0, action[3]])
         if drawn.push_at <= self._step < drawn.push_at + PUSH_STEPS and drawn.push_at >= 0:
             body = self._part if drawn.push_part else self._hand
             self._sim.data.xfrc_applied[body, :3] = drawn.push_force
+            self._at_work[PUSH] = self._stress.push
         return action
 
     def _opening(self) -> float:
-        joint = self._sim.data.joint(self.task.part_joint)
-        return abs(float(joint.qpos[0]) - self._closed)
+        return abs(float(self._sim.data.qpos[self._qpos]) - self._closed)
 
     def _mechanical_power(self) -> float:
         """Returns the sum over the robot's joints of |torque * velocity|, W.
@@ -213,9 +225,9 @@ class ManipulationEnv(gym.Env):
         dynamics gives for ideal motors in the joints, M a + bias - passive - contact.
         """
         model, data = self._sim.model, self._sim.data
-        welds = data.efc_type == mujoco.mjtConstraint.mjCNSTR_EQUALITY
-        torque = np.zeros(model.nv)
-        mujoco.mj_mulJacTVec(model, data, torque, np.where(welds, data.efc_force, 0.0))
+        torque, welds = np.zeros(model.nv), data.efc_force.copy()
+        welds[data.ne :] = 0.0  # equality constraints come first
+        mujoco.mj_mulJacTVec(model, data, torque, welds)
         power = np.abs((torque + data.qfrc_actuator) * data.qvel)
         return float(power[self._robot_dofs].sum())
 
@@ -223,10 +235,9 @@ class ManipulationEnv(gym.Env):
         """Returns 1 when a contact of the gripper rises above the damage force, else 0."""
         model, data = self._sim.model, self._sim.data
         limit, above = self._prices["damage_force_n"], False
-        force = np.zeros(6)
-        for index in range(data.ncon):
-            contact = data.contact[index]
-            if contact.geom1 in self._robot_geoms or contact.geom2 in self._robot_geoms:
+        if data.ncon:
+            force = np.zeros(6)
+            for index in np.flatnonzero(self._of_gripper[data.contact.geom].any(1)):
                 mujoco.mj_contactForce(model, data, index, force)
                 above = above or float(np.linalg.norm(force[:3])) > limit
         new = above and not self._damaged
@@ -243,14 +254,17 @@ class ManipulationEnv(gym.Env):
             image = np.zeros(self.observation_space["image"].shape, np.uint8)
         else:
             image = self._scene.rgb()
-        self._late.append({"image": image, "proprio": proprio})
-        return self._late[0]
+        self._late.append(({"image": image, "proprio": proprio}, dropped))
+        observation, black = self._late[0]
+        if black:
+            self._at_work[DROPOUT] = self._stress.dropout
+        return observation
 
     def _info(
         self, raw: np.ndarray, executed: np.ndarray, energy: float, damages: int, success: bool
     ) -> dict[str, Any]:
         hand, handle = raw[:3], raw[4:7]
-        skill, self._had_hold = skill_phase(hand, handle, self._had_hold)
+        skill, self._had_hold = skill_phase(hand[None], handle[None], self._had_hold)
         expert_obs = raw.copy()
         expert_obs[:3] += self._drawn.hand_offset
         return {
@@ -258,9 +272,11 @@ class ManipulationEnv(gym.Env):
             "skill": int(skill[0]),
             "state": np.concatenate([raw[:7], [self._opening()]]).astype(np.float32),
             "expert_obs": expert_obs,
+            "true_obs": raw,
             "energy_j": energy,
             "damages": damages,
             "executed": executed,
+            "stress": self._at_work,
         }
 
     def pixel_labels(self) -> np.ndarray:
@@ -280,9 +296,8 @@ class ManipulationEnv(gym.Env):
             self._scene = None
 
 
-def _geoms_of(model: mujoco.MjModel, bodies: tuple[str, ...]) -> frozenset[int]:
-    ids = {model.body(name).id for name in bodies}
-    return frozenset(g for g in range(model.ngeom) if model.geom_bodyid[g] in ids)
+def _geoms_of(model: mujoco.MjModel, bodies: tuple[str, ...]) -> np.ndarray:
+    return np.isin(model.geom_bodyid, [model.body(name).id for name in bodies])
 
 
 def make_env(task: str = "drawer_open", seed: int = 0, **options: Any) -> ManipulationEnv:

@@ -8,6 +8,7 @@ meant to.
 from __future__ import annotations
 
 import atexit
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -15,13 +16,16 @@ from typing import Any
 import numpy as np
 
 from lib.episode import Episode
-from lib.sim.env import ManipulationEnv, episode_seed
+from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed
 from lib.sim.experts import ScriptedExpert
-from lib.sim.stress import STRESS_KINDS, Stress
+from lib.sim.stress import SENSED_KINDS, STRESS_KINDS, Stress
 from lib.skills import RECOVER
 
 TEMPLATES = ("success", "failure", "recovery", "mixed")
 VISUAL_KINDS = ("light", "camera")
+SENSED = np.isin(STRESS_KINDS, SENSED_KINDS)
+LEGEND = {"labels/stress": STRESS_KINDS}
+"""What ``lib.episode.write`` is told about the arrays of a rollout."""
 
 # Stress of a mixed episode: each kind with this probability, at most this severe.
 MIXED_SHARE = 0.35
@@ -56,10 +60,14 @@ def plan(index: int, seed: int, settings: Mapping[str, float]) -> tuple[str, Str
 
 
 @lru_cache(maxsize=1)
-def _worker_env(task: str, image_size: int, horizon: int, prices: tuple) -> ManipulationEnv:
+def _worker_env(
+    task: str, image_size: int, pictures: bool, horizon: int, prices: tuple
+) -> ManipulationEnv:
     # One environment a process, reused: a second one could disturb the first one's pictures
     # (Farama-Foundation/Metaworld#448), and building one costs as much as an episode.
-    env = ManipulationEnv(task, image_size=image_size, horizon=horizon, prices=dict(prices))
+    env = ManipulationEnv(
+        task, image_size=image_size, render=pictures, horizon=horizon, prices=dict(prices)
+    )
     atexit.register(env.close)  # before the OpenGL library goes
     return env
 
@@ -79,73 +87,100 @@ def rollout(
         task: A name in lib/sim/tasks.py.
         index: Number of the episode.
         seed: The data seed.
-        settings: What ``plan`` reads, and horizon.
+        settings: What ``plan`` reads, horizon, and pictures (without them nothing is rendered,
+            and the episode has neither images nor pixel labels).
         image_size: Pixels, square.
         prices: The economics section of params.yaml.
         stream: Keeps the episodes of two sources apart.
 
     Returns:
         The episode. ``actions`` are those executed, ``labels/expert_action`` what the expert
-        would have done without noise or error, ``labels/state`` is the true state.
+        would have done without noise or error, ``labels/state`` is the true state,
+        ``labels/stress`` the severity of each stress where it was at work: when the step's
+        observation was taken or while its action was carried out.
     """
-    env = _worker_env(task, image_size, settings["horizon"], tuple(sorted(prices.items())))
+    pictures = settings["pictures"]
+    env = _worker_env(
+        task, image_size, pictures, settings["horizon"], tuple(sorted(prices.items()))
+    )
     expert = ScriptedExpert(env.task)
     template, stress = plan(index, seed, settings)
     observation, info = env.reset(
         seed=episode_seed(seed, index, stream), options={"stress": stress}
     )
-    steps: dict[str, list[Any]] = {}
-
-    def record(name: str, value: Any) -> None:
-        steps.setdefault(name, []).append(value)
-
+    steps: dict[str, list[Any]] = defaultdict(list)
     terminated = truncated = False
     while not (terminated or truncated):
-        record("image", observation["image"])
-        record("proprio", observation["proprio"])
-        record("segmentation", env.pixel_labels())
-        record("skill", info["skill"])
-        record("state", info["state"])
-        true_obs = info["expert_obs"].copy()
-        true_obs[:3] = info["state"][:3]
-        record("expert_action", expert(true_obs))
-        observation, reward, terminated, truncated, info = env.step(expert(info["expert_obs"]))
-        record("actions", info["executed"])
-        record("vector", reward)
-        record("dones", terminated)
-        record("energy_j", info["energy_j"])
-        record("damages", info["damages"])
-    recovered = RECOVER in steps["skill"]
-    outcome = ("recovery" if recovered else "success") if info["success"] else "failure"
-    proprio = np.asarray(steps["proprio"], np.float32)
-    vector = np.asarray(steps["vector"], np.float32)
-    severity = max((s for k, s in stress.active().items() if k != "action_noise"), default=0.0)
+        if pictures:
+            steps["image"].append(observation["image"])
+            steps["segmentation"].append(env.pixel_labels())
+        steps["proprio"].append(observation["proprio"])
+        steps["skill"].append(info["skill"])
+        steps["state"].append(info["state"])
+        sensed = info["stress"]
+        action = expert(info["expert_obs"])
+        steps["expert_action"].append(expert(info["true_obs"]) if stress.misgrasp else action)
+        observation, reward, terminated, truncated, info = env.step(action)
+        steps["actions"].append(info["executed"])
+        steps["vector"].append(reward)
+        steps["dones"].append(terminated)
+        steps["stress"].append(np.where(SENSED, sensed, info["stress"]))
+        steps["energy_j"].append(info["energy_j"])
+        steps["damages"].append(info["damages"])
+    return _episode(f"{index:06d}", steps, task, template, stress, bool(info["success"]))
+
+
+def _episode(
+    key: str,
+    steps: Mapping[str, list[Any]],
+    task: str,
+    template: str,
+    stress: Stress,
+    success: bool,
+) -> Episode:
+    """Puts the steps of a rollout together and says what came of it."""
+
+    def array(name: str, kind: type = np.float32) -> np.ndarray:
+        return np.asarray(steps[name], kind)
+
+    recovery = success and RECOVER in steps["skill"]
+    proprio, vector, at_work = array("proprio"), array("vector"), array("stress")
+    obs = {"eef_pos": proprio[:, :3], "gripper": proprio[:, 3:]}
+    labels = {
+        "skill": array("skill", np.uint8),
+        "state": array("state"),
+        "expert_action": array("expert_action"),
+        "stress": at_work,
+        "energy_j": array("energy_j"),
+        "time_s": np.arange(len(vector)) * CONTROL_STEP_S,
+    }
+    if "image" in steps:
+        obs["image"] = array("image", np.uint8)
+        labels["segmentation"] = array("segmentation", np.uint8)
+    worst = dict(zip(STRESS_KINDS, at_work.max(0).tolist(), strict=True))
+    severity = max(s for kind, s in worst.items() if kind != "action_noise")
     return Episode(
-        key=f"{index:06d}",
-        obs={
-            "image": np.asarray(steps["image"], np.uint8),
-            "eef_pos": proprio[:, :3],
-            "gripper": proprio[:, 3:],
-        },
-        actions=np.asarray(steps["actions"], np.float32),
+        key=key,
+        obs=obs,
+        actions=array("actions"),
         rewards=vector[:, 0],
-        dones=np.asarray(steps["dones"], np.uint8),
+        dones=array("dones", np.uint8),
         vector_rewards=vector,
-        labels={
-            "segmentation": np.asarray(steps["segmentation"], np.uint8),
-            "skill": np.asarray(steps["skill"], np.uint8),
-            "state": np.asarray(steps["state"], np.float32),
-            "expert_action": np.asarray(steps["expert_action"], np.float32),
-            "energy_j": np.asarray(steps["energy_j"], np.float32),
-        },
+        labels=labels,
         tags={
             "task": task,
             "backend": "mujoco",
             "action_space": "eef_delta",
             "template": template,
-            "outcome": outcome,
-            "success": bool(info["success"]),
+            "outcome": "recovery" if recovery else "success" if success else "failure",
+            "success": success,
+            "recovery": recovery,
             "stress": {kind: round(s, 6) for kind, s in stress.active().items()},
+            "stress_steps": {
+                kind: int(count)
+                for kind, count in zip(STRESS_KINDS, (at_work > 0).sum(0), strict=True)
+                if count
+            },
             "ood_severity": round(severity, 6),
             "novelty_tier": 0 if severity == 0 else (1 if severity < 0.5 else 2),
             "visual": any(kind in stress.active() for kind in VISUAL_KINDS),

@@ -69,6 +69,9 @@ class Stress:
 
 STRESS_KINDS = tuple(item.name for item in fields(Stress))
 
+# Kinds that change what is seen of a moment; the others change the step that follows it.
+SENSED_KINDS = ("misgrasp", "light", "camera", "dropout", "latency")
+
 
 @dataclass(frozen=True)
 class Disturbance:
