@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -47,7 +48,7 @@ def ordered_map(
     Args:
         function: Picklable; must not depend on what its process did before.
         arguments: One tuple a call.
-        timeout_s: Longest wait for one result.
+        timeout_s: Longest wait for one result of another process.
         workers: Processes; ``worker_count()`` unless given.
 
     Yields:
@@ -59,11 +60,13 @@ def ordered_map(
     workers = workers or worker_count()
     calls = (joblib.delayed(function)(*a) for a in arguments)
     try:
-        with joblib.Parallel(workers, return_as="generator", timeout=timeout_s) as parallel:
+        # One worker is this process, which cannot give up on itself.
+        limit = timeout_s if workers > 1 else None
+        with joblib.Parallel(workers, return_as="generator", timeout=limit) as parallel:
             # joblib itself would run ahead of a slow reader without end.
             while some := list(itertools.islice(calls, AHEAD * workers)):
                 yield from parallel(some)
-    except TimeoutError:
+    except multiprocessing.TimeoutError:
         raise UserError(
             f"a worker gave no result within {timeout_s:g} s; raise safety.worker_timeout_s"
         ) from None

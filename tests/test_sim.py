@@ -684,6 +684,15 @@ def test_a_rollout_records_stress_by_step_and_by_episode(shared):
     )
 
 
+def test_a_rollout_takes_a_given_stress(shared):
+    """For test sets of one kind and severity."""
+    episode = rollout(
+        "drawer_open", 0, 0, settings(), 64, PRICES, "other", Stress(light=0.5, camera=0.5)
+    )
+    assert episode.tags["template"] == "given"
+    assert episode.tags["stress_steps"] == {"light": len(episode), "camera": len(episode)}
+
+
 def test_without_pictures_the_rest_is_the_same(shared):
     """State-only rollouts: no images, no pixel labels, every other array equal bit by bit."""
     seen = roll(5, "mixed")

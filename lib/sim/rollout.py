@@ -80,8 +80,9 @@ def rollout(
     image_size: int,
     prices: Mapping[str, float],
     stream: str = "rollout",
+    stress: Stress | None = None,
 ) -> Episode:
-    """Rolls the expert out once under the stress that ``plan`` draws.
+    """Rolls the expert out once under the stress that ``plan`` draws, or under a given one.
 
     Args:
         task: A name in lib/sim/tasks.py.
@@ -92,6 +93,7 @@ def rollout(
         image_size: Pixels, square.
         prices: The economics section of params.yaml.
         stream: Keeps the episodes of two sources apart.
+        stress: In place of the plan's; the template is then called ``given``.
 
     Returns:
         The episode. ``actions`` are those executed, ``labels/expert_action`` what the expert
@@ -104,7 +106,7 @@ def rollout(
         task, image_size, pictures, settings["horizon"], tuple(sorted(prices.items()))
     )
     expert = ScriptedExpert(env.task)
-    template, stress = plan(index, seed, settings)
+    template, stress = plan(index, seed, settings) if stress is None else ("given", stress)
     observation, info = env.reset(
         seed=episode_seed(seed, index, stream), options={"stress": stress}
     )
