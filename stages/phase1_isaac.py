@@ -1,5 +1,6 @@
 """Isaac Lab recordings in data/raw/isaac, or MuJoCo stand-ins -> data/phase1/isaac.hdf5."""
 
+import itertools
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ from lib import episode
 from lib.console import say, track
 from lib.ingest.isaac import find_recordings, read_recordings
 from lib.ingest.report import Report
+from lib.models.heuristic import HeuristicSegmenter
 from lib.params import load_params
 from lib.paths import ISAAC_EPISODES, RAW_ISAAC, relative
 from lib.sim.rollout import rollout
@@ -47,11 +49,18 @@ def main() -> None:
     """Reads the recordings; without any, rolls the expert out in MuJoCo and says so."""
     params = load_params("task", "phase1", "phase1_isaac", "economics", "safety")
     report, task, env_args = Report(), get_task(params.task), None
-    if find_recordings(RAW_ISAAC):
-        episodes = read_recordings(RAW_ISAAC, params.phase1_isaac, report)
+    episodes: Iterator[episode.Episode] = read_recordings(
+        RAW_ISAAC,
+        params.phase1_isaac,
+        params.phase1.image_size,
+        HeuristicSegmenter().primitives,
+        report,
+    )
+    if find_recordings(RAW_ISAAC)[0]:
         what = "episodes from Isaac Lab"
     else:
-        episodes = stand_ins(params, task)
+        # The reader goes first all the same: it names what lies there and is no recording.
+        episodes = itertools.chain(episodes, stand_ins(params, task))
         what = f"MuJoCo stand-ins: no Isaac Lab recordings in {relative(RAW_ISAAC)}"
         env_args = {
             "env_name": task.env_name,

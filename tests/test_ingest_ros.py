@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
@@ -28,7 +28,19 @@ FIXTURES = Path(os.environ.get("GOLDEN_PATH_FIXTURES", ROOT.parent / "shared" / 
 START = 1_700_000_000 * NS
 SIZE = 32
 STORES = {"ros1": get_typestore(Stores.ROS1_NOETIC), "ros2": get_typestore(Stores.ROS2_HUMBLE)}
-FORMATS = ("bag", "sqlite3", "mcap")
+# Every container that is read, and what its content is compressed with.
+FORMATS = (
+    "bag",
+    "bag-bz2",
+    "bag-lz4",
+    "sqlite3",
+    "sqlite3-file",
+    "sqlite3-message",
+    "mcap",
+    "mcap-storage",
+    "mcap-file",
+    "mcap-message",
+)
 
 
 @dataclass
@@ -82,13 +94,53 @@ class Bag:
             data=rows.ravel(),
         )
 
-    def write(self, path, form=None):
+    def wrench(self, stamp, value, header=None, topic="/ft"):
+        vectors = [
+            self.make("geometry_msgs/msg/Vector3", *(float(value + i) for i in range(n, n + 3)))
+            for n in (0, 3)
+        ]
+        self.add(
+            topic,
+            "geometry_msgs/msg/WrenchStamped",
+            stamp,
+            stamp if header is None else header,
+            wrench=self.make("geometry_msgs/msg/Wrench", *vectors),
+        )
+
+    def command(self, stamp, values, topic="/arm/command"):
+        layout = self.make("std_msgs/msg/MultiArrayLayout", dim=[], data_offset=0)
+        kind = "std_msgs/msg/Float64MultiArray"
+        self.add(topic, kind, stamp, layout=layout, data=np.array(values, float))
+
+    def trajectory(self, stamp, positions, topic="/trajectory"):
+        duration = self.make("builtin_interfaces/msg/Duration", sec=1, nanosec=0)
+        empty = np.zeros(0)
+        points = [
+            self.make(
+                "trajectory_msgs/msg/JointTrajectoryPoint",
+                positions=np.array(row, float),
+                velocities=empty,
+                accelerations=empty,
+                effort=empty,
+                time_from_start=duration,
+            )
+            for row in positions
+        ]
+        kind = "trajectory_msgs/msg/JointTrajectory"
+        self.add(topic, kind, stamp, stamp, joint_names=["a", "b"], points=points)
+
+    def write(self, path, form="sqlite3"):
         store = STORES[self.ros]
+        container, _, packing = form.partition("-")
         if self.ros == "ros1":
             writer, encode = Writer1(path), store.serialize_ros1
+            if packing:
+                writer.set_compression(Writer1.CompressionFormat[packing.upper()])
         else:
-            plugin = StoragePlugin.MCAP if form == "mcap" else StoragePlugin.SQLITE3
+            plugin = StoragePlugin[container.upper()]
             writer, encode = Writer2(path, version=9, storage_plugin=plugin), store.serialize_cdr
+            if packing:
+                writer.set_compression(CompressionMode[packing.upper()], CompressionFormat.ZSTD)
         with writer:
             connections = {}
             for topic, stamp, message in sorted(self.messages, key=lambda m: m[1]):
@@ -106,6 +158,8 @@ def settings(**changes):
         "clock": "bag",
         "image_topic": "auto",
         "joint_topic": "auto",
+        "action_topic": "joints",
+        "signals": {},
     }
     return Phase1Ros(**values | changes)
 
@@ -127,6 +181,11 @@ def milliseconds(value):
     return START + round(value * 1_000_000)
 
 
+def frame(t):
+    """A picture that differs from the one before: a camera that runs."""
+    return np.full((40, 40, 3), t // 10 % 200, np.uint8)
+
+
 def ramp_bag(ros, lag_ms=0.0):
     """1.2 s: joints at 125 Hz on a ramp, a camera at 10 Hz that counts its frames."""
     bag = Bag(ros)
@@ -143,13 +202,14 @@ def ramp_bag(ros, lag_ms=0.0):
 @pytest.mark.parametrize("form", FORMATS)
 def test_known_ramp_is_reproduced_on_one_clock(tmp_path, form):
     """Joints at 125 Hz and pictures at 10 Hz meet at 20 Hz, value by value."""
-    name = "ramp.bag" if form == "bag" else "ramp"
-    ramp_bag("ros1" if form == "bag" else "ros2").write(tmp_path / name, form)
+    ros = "ros1" if form.startswith("bag") else "ros2"
+    ramp_bag(ros).write(tmp_path / ("ramp.bag" if ros == "ros1" else "ramp"), form)
     (item,), skipped = read(tmp_path)
     assert skipped == []
     time = np.arange(25) / 20
     assert item.key == "ramp/000"
-    np.testing.assert_allclose(item.labels["time"], time, atol=1e-7)
+    assert item.labels["time_s"].dtype == np.float64
+    np.testing.assert_array_equal(item.labels["time_s"], time)
     expected = np.stack([time, 5 - 2 * time], axis=1)
     np.testing.assert_allclose(item.obs["joint_pos"], expected, atol=1e-6)
     np.testing.assert_array_equal(item.obs["joint_vel"], np.tile([1, -2], (25, 1)))
@@ -159,15 +219,15 @@ def test_known_ramp_is_reproduced_on_one_clock(tmp_path, form):
     assert item.tags["action_scale"] == pytest.approx(0.1)
     np.testing.assert_allclose(item.actions[:-1], np.tile([0.5, -1], (24, 1)), atol=1e-6)
     assert (item.actions[-1] == 0).all()
-    assert item.tags["backend"] == ("ros1" if form == "bag" else "ros2")
+    assert item.tags["backend"] == ros and item.tags["start_ns"] == START
     assert item.tags["topics"] == {"obs/image": "/camera", "obs/joint_pos": "/joints"}
     assert item.tags["joints"] == ["a", "b"]
-    assert item.tags["labels"] == "silver"
+    assert item.tags["labels"] == "heuristic"
     assert "success" not in item.tags
     assert item.labels["segmentation"].shape == (25, SIZE, SIZE)
 
 
-@pytest.mark.parametrize("form", ["sqlite3", "mcap"])
+@pytest.mark.parametrize("form", ["sqlite3", "mcap", "mcap-storage"])
 def test_bare_storage_files_are_read(tmp_path, form):
     folder = ramp_bag("ros2").write(tmp_path / "folder", form)
     (file,) = [p for p in folder.iterdir() if p.suffix in (".db3", ".mcap")]
@@ -179,19 +239,55 @@ def test_bare_storage_files_are_read(tmp_path, form):
     assert item.key == f"deep/{file.stem}/000"
 
 
-def test_header_clock_is_the_sensors(tmp_path):
+@pytest.mark.parametrize("ros", ["ros1", "ros2"])
+def test_header_clock_is_the_sensors(tmp_path, ros):
     """Joint stamps that lag the recording by 40 ms move the ramp by 40 ms, pictures do not lag."""
-    bag = Bag()
+    bag = Bag(ros)
     for t in range(0, 1001, 10):
         bag.joints(milliseconds(t), (0.001 * t, 0), header=milliseconds(t - 40))
     for t in range(0, 1001, 50):
         bag.image(milliseconds(t), np.full((40, 40, 3), t // 50, np.uint8))
-    bag.write(tmp_path / "lag")
+    bag.write(tmp_path / "lag.bag")
     by_bag, by_header = read(tmp_path)[0][0], read(tmp_path, clock="header")[0][0]
     frame = by_bag.obs["image"][:, 0, 0, 0]
     np.testing.assert_allclose(by_bag.obs["joint_pos"][:, 0], 0.05 * frame, atol=1e-6)
     frame = by_header.obs["image"][:, 0, 0, 0]
     np.testing.assert_allclose(by_header.obs["joint_pos"][:, 0], 0.05 * frame + 0.04, atol=1e-6)
+
+
+@pytest.mark.parametrize(("clock", "first"), [("bag", START), ("header", START - NS)])
+def test_every_kind_of_message_follows_the_clock(tmp_path, clock, first):
+    """Pictures, compressed ones, joints and signals: all lag by a second by their headers."""
+    bag = Bag()
+    for t in range(0, 1001, 50):
+        now, sensed = milliseconds(t), milliseconds(t - 1000)
+        bag.joints(now, (0.001 * t, 0), header=sensed)
+        bag.image(now, frame(t), header=sensed)
+        bag.wrench(now, 0.001 * t, header=sensed)
+    bag.write(tmp_path / "clock")
+    (item,), skipped = read(tmp_path, clock=clock)
+    assert item.tags["start_ns"] == first and len(item) == 21 and not skipped
+    for values in (item.obs["joint_pos"][:, 0], item.obs["wrench"][:, 0]):
+        np.testing.assert_allclose(values, item.labels["time_s"], atol=1e-6)
+    np.testing.assert_array_equal(item.obs["image"][:, 0, 0, 0], np.arange(21) * 5)
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png"])
+@pytest.mark.parametrize("clock", ["bag", "header"])
+def test_compressed_cameras_are_read(tmp_path, form, clock):
+    """What a camera node sends as JPEG or PNG arrives as pictures, on either clock."""
+    bag = Bag("ros1")
+    for t in range(0, 301, 50):
+        buffer = io.BytesIO()
+        imageio.imwrite(buffer, frame(t), extension=f".{form}")
+        data = np.frombuffer(buffer.getvalue(), np.uint8)
+        kind = "sensor_msgs/msg/CompressedImage"
+        bag.add("/cam/compressed", kind, milliseconds(t), milliseconds(t), format=form, data=data)
+    bag.write(tmp_path / "camera.bag")
+    (item,), skipped = read(tmp_path, clock=clock)
+    assert not skipped and item.tags["topics"] == {"obs/image": "/cam/compressed"}
+    expected = np.broadcast_to(np.arange(7)[:, None, None, None] * 5, item.obs["image"].shape)
+    np.testing.assert_allclose(item.obs["image"], expected, atol=1)
 
 
 def test_header_clock_without_headers_is_named(tmp_path):
@@ -210,7 +306,7 @@ def test_silence_splits_episodes(tmp_path):
     for t in range(0, 3001, 10):
         bag.joints(milliseconds(t), (0.001 * t, 0))
     for t in [*range(0, 801, 100), *range(1400, 2001, 100), 2600]:
-        bag.image(milliseconds(t), np.zeros((40, 40, 3), np.uint8))
+        bag.image(milliseconds(t), frame(t))
     bag.write(tmp_path / "gaps")
     found, skipped = read(tmp_path)
     assert [(item.key, len(item)) for item in found] == [("gaps/000", 17), ("gaps/001", 13)]
@@ -235,7 +331,7 @@ def test_single_picture_is_held_over_the_joints(tmp_path):
 def test_pictures_alone_have_one_idle_action(tmp_path):
     bag = Bag()
     for t in range(0, 501, 50):
-        bag.image(milliseconds(t), np.zeros((40, 40, 3), np.uint8))
+        bag.image(milliseconds(t), frame(t))
     bag.write(tmp_path / "film")
     (item,), _ = read(tmp_path)
     assert item.actions.shape == (11, 1) and not item.actions.any()
@@ -252,7 +348,7 @@ def test_arm_and_gripper_that_share_a_topic_become_one_state(tmp_path):
     bag.write(tmp_path / "both")
     (item,), _ = read(tmp_path)
     assert item.tags["joints"] == ["a", "b", "finger"]
-    time = item.labels["time"]
+    time = item.labels["time_s"]
     np.testing.assert_allclose(item.obs["joint_pos"][:, 0], time + 0.005, atol=1e-6)
     np.testing.assert_allclose(item.obs["joint_pos"][:, 1:], [[1, 0.5]] * len(item), atol=1e-6)
     assert "joint_vel" not in item.obs
@@ -280,18 +376,11 @@ def test_other_signals_come_along_where_they_cover_the_episode(tmp_path):
             bag.add("/twist", "geometry_msgs/msg/TwistStamped", now, now, twist=twist)
         wrench = bag.make("geometry_msgs/msg/Wrench", force=vector(1, 2, 3), torque=vector(4, 5, 6))
         bag.add("/wrench", "geometry_msgs/msg/WrenchStamped", now, now, wrench=wrench)
-    layout = bag.make("std_msgs/msg/MultiArrayLayout", dim=[], data_offset=0)
     for t, value in ((0, 1.0), (500, 2.0)):
-        bag.add(
-            "/command",
-            "std_msgs/msg/Float64MultiArray",
-            milliseconds(t),
-            layout=layout,
-            data=np.array([value]),
-        )
+        bag.command(milliseconds(t), [value], "/command")
     bag.write(tmp_path / "signals")
     (item,), _ = read(tmp_path)
-    time = item.labels["time"].astype(float)
+    time = item.labels["time_s"].astype(float)
     np.testing.assert_allclose(item.obs["eef_pos"][:, 0], time, atol=1e-6)
     half = np.deg2rad(170 + 40 * time) / 2
     np.testing.assert_allclose(np.abs(item.obs["eef_quat"][:, 3]), np.abs(np.cos(half)), atol=1e-6)
@@ -299,6 +388,167 @@ def test_other_signals_come_along_where_they_cover_the_episode(tmp_path):
     np.testing.assert_array_equal(item.obs["wrench"][3], [1, 2, 3, 4, 5, 6])
     np.testing.assert_array_equal(item.labels["command"][:, 0], np.where(time < 0.5, 1, 2))
     assert "eef_vel" not in item.obs and "obs/eef_vel" not in item.tags["topics"]
+
+
+def signals_bag(ros="ros2"):
+    """1 s of joints at 100 Hz, a force sensor, two commands, a trajectory, a counter and text."""
+    bag = Bag(ros)
+    for t in range(0, 1001, 10):
+        bag.joints(milliseconds(t), (0.001 * t, 0), (1, 0))
+        bag.wrench(milliseconds(t), 0.001 * t, topic="/ft/first")
+        bag.wrench(milliseconds(t), 10 + 0.001 * t, topic="/ft/second")
+        bag.add("/chat", "std_msgs/msg/String", milliseconds(t), data="hello")
+        bag.command(milliseconds(t), [0.0] * (2 if t < 500 else 3), topic="/ragged")
+    for t in range(0, 1001, 70):
+        bag.add("/count", "std_msgs/msg/Int32", milliseconds(t), data=t // 70)
+    for t, values in ((200, (4.0, 0.0)), (600, (-8.0, 0.0))):
+        bag.command(milliseconds(t), values)
+    bag.trajectory(milliseconds(0), [(9, 9), (1, 2)])
+    bag.trajectory(milliseconds(100), [])
+    return bag
+
+
+def test_arrays_are_mapped_to_topics_and_fields(tmp_path, capsys):
+    """Whole types, messages inside messages, single numbers, several fields, lists, labels."""
+    signals_bag().write(tmp_path / "mapped")
+    mapped = {
+        "wrench": "/ft/second:wrench.force",  # wins over the six numbers of the first sensor
+        "tip": "/ft/second:wrench.torque.z,wrench.force.x",
+        "all": "/ft/second",
+        "labels/count": "/count",
+        "target": "/trajectory",
+        "first_point": "/trajectory:points.0.positions.1",
+        "speed": "/joints:velocity",
+        "angle": "/joints",
+    }
+    (item,), skipped = read(tmp_path, signals=mapped)
+    assert not skipped
+    time = item.labels["time_s"]
+    same = np.testing.assert_allclose
+    same(item.obs["wrench"], 10 + time[:, None] + [0, 1, 2], atol=1e-5)
+    same(item.obs["tip"], 10 + time[:, None] + [5, 0], atol=1e-5)
+    same(item.obs["all"], 10 + time[:, None] + np.arange(6), atol=1e-5)
+    same(item.obs["target"], np.tile([1, 2], (21, 1)))
+    same(item.obs["first_point"], np.full((21, 1), 9))
+    same(item.obs["speed"], item.obs["joint_vel"])
+    same(item.obs["angle"], item.obs["joint_pos"])
+    # A counter has no values in between: it holds.
+    np.testing.assert_array_equal(item.labels["count"][:, 0], np.arange(21) * 50 // 70)
+    assert item.tags["topics"]["obs/wrench"] == "/ft/second:wrench.force"
+    assert item.tags["topics"]["labels/count"] == "/count"
+    assert all(a.dtype == np.float32 for n, a in item.obs.items() if n != "image")
+    # What nobody asked for and cannot be used is left out, and said.
+    assert "the length of /ragged changes (2, 3 numbers): labels/command is left out" in (
+        capsys.readouterr().err
+    )
+
+
+def test_without_a_mapping_the_first_topic_of_a_type_serves(tmp_path):
+    signals_bag().write(tmp_path / "auto")
+    (item,), _ = read(tmp_path)
+    np.testing.assert_allclose(item.obs["wrench"][0], np.arange(6), atol=1e-5)
+    assert item.tags["topics"]["obs/wrench"] == "/ft/first"
+
+
+@pytest.mark.parametrize(
+    ("mapped", "reason"),
+    [
+        ({"x": "/none"}, "phase1_ros.signals.x: no messages on /none; the bag has /"),
+        (
+            {"x": "/ft/first:wrench.power"},
+            "phase1_ros.signals.x: geometry_msgs/msg/WrenchStamped has no 'wrench.power'; "
+            "in the place of 'power' it has force, torque",
+        ),
+        ({"x": "/ft/first:force.x"}, "in the place of 'force' it has header, wrench"),
+        ({"x": "/count:data.x"}, "in the place of 'x' it has no fields"),
+        ({"x": "/chat"}, "phase1_ros.signals.x: 'data' holds text, no numbers"),
+        ({"x": "/joints:name"}, "'name.0' holds text, no numbers"),
+        ({"x": "/ft/first:header"}, "'header.frame_id' holds text, no numbers"),
+        ({"x": "/ragged"}, "phase1_ros.signals.x: the length of /ragged changes (2, 3 numbers)"),
+        ({"x": "/joints:effort"}, "phase1_ros.signals.x: /joints:effort holds no finite number"),
+        ({"x": "/trajectory:points.7.positions"}, "holds no finite number"),
+        ({"image": "/count"}, "phase1_ros.signals.image: obs/image is what pictures or joints"),
+        ({"joint_pos": "/count"}, "obs/joint_pos is what pictures or joints become; choose"),
+        ({"labels/time_s": "/count"}, "phase1_ros.signals.labels/time_s: labels/time_s is what"),
+    ],
+)
+def test_a_mapping_that_a_bag_cannot_fill_is_named(tmp_path, mapped, reason):
+    """One line with the key and the way out; the bag is skipped, not half read."""
+    signals_bag("ros1").write(tmp_path / "bag.bag")
+    found, ((name, text),) = read(tmp_path, signals=mapped)
+    assert not found and name == "bag.bag"
+    assert reason in text and text.startswith("phase1_ros.signals.") and "\n" not in text
+
+
+def test_without_joints_their_names_are_free(tmp_path):
+    signals_bag().write(tmp_path / "free")
+    (item,), _ = read(tmp_path, joint_topic="none", signals={"joint_pos": "/joints:position"})
+    np.testing.assert_allclose(item.obs["joint_pos"][:, 0], item.labels["time_s"], atol=1e-6)
+
+
+def test_mapped_topics_need_stamps_on_the_header_clock(tmp_path, capsys):
+    """A mapped one is a reason to skip the bag, one found automatically is left out and named."""
+    signals_bag().write(tmp_path / "stamps")
+    found, ((_, reason),) = read(tmp_path, clock="header", signals={"count": "/count"})
+    assert not found and reason == "/count: no header stamps; set phase1_ros.clock to bag"
+    (item,), skipped = read(tmp_path, clock="header")
+    assert not skipped and "command" not in item.labels
+    assert "/arm/command has no header stamps, and phase1_ros.clock is header: left out" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("topic", "start", "scale", "before", "after"),
+    [
+        ("/arm/command", 200, [8, 1], [0.5, 0], [-1, 0]),
+        ("/arm/command:data.0", 200, [8], [0.5], [-1]),
+        ("/trajectory", 0, [1, 2], [1, 1], [1, 1]),
+        ("/ft/first:wrench.force", 0, [1, 2, 3], None, [1, 1, 1]),
+    ],
+)
+def test_actions_are_the_commands_of_a_topic(tmp_path, topic, start, scale, before, after):
+    """Held between messages, each column over its largest magnitude in the bag."""
+    signals_bag().write(tmp_path / "commands")
+    (item,), skipped = read(tmp_path, action_topic=topic)
+    assert not skipped and len(item) == (1000 - start) // 50 + 1
+    assert item.tags["start_ns"] == milliseconds(start)
+    assert item.tags["action_space"] == "ros_command"
+    assert item.tags["topics"]["actions"] == topic
+    np.testing.assert_allclose(item.tags["action_scale"], scale)
+    np.testing.assert_allclose(item.actions[-1], after, atol=1e-6)
+    if before:
+        np.testing.assert_allclose(item.actions[:8], np.tile(before, (8, 1)), atol=1e-6)
+    assert item.obs["joint_pos"].shape == (len(item), 2)  # the joints stay observations
+
+
+def test_commands_of_all_episodes_of_a_bag_share_one_scale(tmp_path):
+    """A silence splits; the smaller command of the first half stays smaller."""
+    bag = Bag()
+    for t in [*range(0, 1001, 10), *range(2000, 3001, 10)]:
+        bag.joints(milliseconds(t), (0.001 * t, 0))
+    bag.command(milliseconds(0), (1.0,))
+    bag.command(milliseconds(2000), (-4.0,))
+    bag.write(tmp_path / "halves")
+    (first, second), _ = read(tmp_path, action_topic="/arm/command")
+    assert first.tags["action_scale"] == second.tags["action_scale"] == [4.0]
+    assert (first.actions == 0.25).all() and (second.actions == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("topic", "reason"),
+    [
+        ("/none", "phase1_ros.action_topic: no messages on /none"),
+        ("/chat", "phase1_ros.action_topic: 'data' holds text, no numbers"),
+        ("/late", "its first command on /late comes after its last step"),
+    ],
+)
+def test_commands_that_cannot_be_read_are_named(tmp_path, topic, reason):
+    bag = signals_bag()
+    bag.command(milliseconds(1500), (1.0,), topic="/late")
+    bag.write(tmp_path / "commands")
+    found, ((_, text),) = read(tmp_path, action_topic=topic)
+    assert not found and text.startswith(reason)
 
 
 def test_colour_comes_before_depth_and_a_mapped_topic_before_both(tmp_path):
@@ -311,7 +561,7 @@ def test_colour_comes_before_depth_and_a_mapped_topic_before_both(tmp_path):
     assert read(tmp_path, image_topic="/a/depth")[0][0].obs["image"].max() == 9
     found, skipped = read(tmp_path, image_topic="/wrong")
     assert not found
-    assert "phase1_ros.image_topic can be: /a/depth, /z/colour, auto, none" in skipped[0][1]
+    assert "phase1_ros.image_topic can be: auto, none, /a/depth, /z/colour" in skipped[0][1]
 
 
 def test_broken_bags_are_named_and_the_good_one_comes_through(tmp_path):
@@ -364,7 +614,7 @@ def test_two_bags_of_one_name_are_not_confused(tmp_path):
     assert skipped == [("run.bag", "another recording has this name (run); rename one")]
 
 
-def test_folder_that_promises_and_yields_none_is_read_from_its_file(tmp_path):
+def test_folder_that_promises_and_yields_none_is_read_from_its_file(tmp_path, capsys):
     """Quality of service in metadata.yaml unlike that in the file hides all messages."""
     folder = ramp_bag("ros2").write(tmp_path / "qos", "mcap")
     metadata = folder / "metadata.yaml"
@@ -378,8 +628,33 @@ def test_folder_that_promises_and_yields_none_is_read_from_its_file(tmp_path):
     metadata.write_text(
         text.replace("offered_qos_profiles: []", f"offered_qos_profiles: {profile}")
     )
+    (item,), skipped = read(tmp_path, signals={"angle": "/joints:position"})
+    assert len(item) == 25 and not skipped and "messages_reported" not in item.tags
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("form", ["sqlite3", "mcap"])
+def test_a_shortfall_of_messages_is_said_and_kept(tmp_path, capsys, form):
+    """metadata.yaml promises 40 messages more than the file has: the episode says so."""
+    folder = ramp_bag("ros2").write(tmp_path / "short", form)
+    metadata = folder / "metadata.yaml"
+    text = metadata.read_text()
+    assert "message_count: 151" in text
+    metadata.write_text(text.replace("message_count: 151", "message_count: 191"))
     (item,), skipped = read(tmp_path)
-    assert len(item) == 25 and not skipped and "messages_missing" not in item.tags
+    assert not skipped and len(item) == 25
+    assert (item.tags["messages_reported"], item.tags["messages_read"]) == (204, 164)
+    assert "short: it promises 204 messages on its topics and yields 164" in capsys.readouterr().err
+
+
+def test_a_shortfall_is_measured_by_the_larger_promise(tmp_path):
+    """The folder yields nothing, its file fewer than promised: the fallback hides no loss."""
+    folder = ramp_bag("ros2").write(tmp_path / "both", "mcap")
+    metadata = folder / "metadata.yaml"
+    text = metadata.read_text().replace("message_count: 151", "message_count: 191")
+    metadata.write_text(text.replace("type_description_hash: RIHS01_", "type_description_hash: X"))
+    (item,), _ = read(tmp_path)
+    assert (item.tags["messages_reported"], item.tags["messages_read"]) == (204, 164)
 
 
 def test_one_bag_is_in_memory_at_a_time(tmp_path, monkeypatch):
@@ -445,7 +720,7 @@ def test_compressed_images(pixels, expected):
 
 
 def test_broken_compressed_images_are_refused():
-    with pytest.raises(UnusableError, match="'jpeg'.*cannot be decoded"):
+    with pytest.raises(UnusableError, match="'jpeg', 12 bytes.*cannot be decoded"):
         decode(compressed(b"\xff\xd8\xff nonsense", "jpeg"))
 
 

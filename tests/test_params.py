@@ -77,6 +77,11 @@ def test_every_key_has_a_comment():
         ("policy.batch_size", 7, "multiple of 2"),
         ("safety.nan", "ignore", "'fail' or 'clip'"),
         ("economics", None, "valid dictionary"),
+        ("phase1_ros.rate_hz", 1e9, "less than or equal to 1000"),
+        ("phase1_ros.action_topic", "velocity", "'velocity' is neither /topic nor /topic:field"),
+        ("phase1_ros.signals", "/ft", "valid dictionary (given: '/ft')"),
+        ("phase1_ros.signals", None, "valid dictionary"),
+        ("phase1_isaac.image", "", "at least 1 character"),
     ],
 )
 def test_a_wrong_key_type_or_value_is_one_line_that_names_it(values, key, value, words):
@@ -85,6 +90,60 @@ def test_a_wrong_key_type_or_value_is_one_line_that_names_it(values, key, value,
     message = refusal(values, "other.yaml")
     assert message.startswith(f"other.yaml: {key}: ")
     assert words in message
+
+
+@pytest.mark.parametrize(
+    ("signals", "key"),
+    [
+        ({"wrench": "ft:force"}, "wrench: 'ft:force' is neither"),
+        ({"wrench": "/ft:"}, "wrench: '/ft:' is neither"),
+        ({"wrench": "/ft:force,"}, "wrench: '/ft:force,' is neither"),
+        ({"wrench": "/ft:force..x"}, "wrench: '/ft:force..x' is neither"),
+        ({"wrench": "/ft:0.x"}, "wrench: '/ft:0.x' is neither"),
+        ({"wrench": "/f t:force"}, "wrench: '/f t:force' is neither"),
+        ({"wrench": "/ft\n"}, "wrench: '/ft\\n' is neither"),
+        ({"wrench": 3}, "wrench: Input should be a valid string (given: 3)"),
+        ({"wrench": ["/a", "/b"]}, "wrench: Input should be a valid string"),
+        ({"obs/x": "/ft"}, "obs/x.[key]: 'obs/x' is neither a name such as wrench"),
+        ({"labels/": "/ft"}, "labels/.[key]: 'labels/' is neither"),
+        ({"a.b": "/ft"}, "a.b.[key]: 'a.b' is neither"),
+        ({"../x": "/ft"}, "../x.[key]: '../x' is neither"),
+        ({3: "/ft"}, "3.[key]: Input should be a valid string"),
+    ],
+)
+def test_a_malformed_mapping_is_one_line_that_names_it(values, signals, key):
+    """Topics begin with a slash, fields are dotted, names are those of arrays."""
+    put(values, "phase1_ros.signals", signals)
+    assert refusal(values).startswith(f"params.yaml: phase1_ros.signals.{key}")
+
+
+def test_well_formed_mappings_are_kept_as_they_are(values):
+    """What params.yaml says is what the reader gets."""
+    signals = {
+        "wrench": "/ft_sensor/raw:wrench.force",
+        "labels/target": "/trajectory:points.-1.positions,points.0.velocities",
+        "x2": "/a",
+    }
+    put(values, "phase1_ros.signals", signals)
+    put(values, "phase1_ros.action_topic", "/arm/command:data")
+    section = parse_params(values).phase1_ros
+    assert (section.signals, section.action_topic) == (signals, "/arm/command:data")
+
+
+def test_scalars_are_changed_as_dvc_exp_run_does(file):
+    """`-S` rewrites the file; what it leaves must stay valid, an empty mapping too."""
+    from dvc.utils.hydra import apply_overrides
+
+    overrides = ["rate_hz=10", "action_topic=/cmd:data", "image_topic=none"]
+    apply_overrides(file, ["phase1_isaac.image=wrist_cam"])
+    assert load_params("phase1_ros", path=file).phase1_ros.signals == {}
+    apply_overrides(file, [f"phase1_ros.{override}" for override in overrides])
+    apply_overrides(file, ["+phase1_ros.signals.wrench=/ft:wrench.force"])  # + is a new key
+    params = load_params("phase1_ros", "phase1_isaac", path=file)
+    assert (params.phase1_ros.rate_hz, params.phase1_ros.image_topic) == (10, "none")
+    assert params.phase1_ros.action_topic == "/cmd:data"
+    assert params.phase1_ros.signals == {"wrench": "/ft:wrench.force"}
+    assert params.phase1_isaac.image == "wrist_cam"
 
 
 @pytest.mark.parametrize("key", ["task", "vision", "vision.lr", "economics.unit_price"])

@@ -1,21 +1,11 @@
-"""ROS 1 and ROS 2 bags, read without ROS: which topics are of use, and what their messages hold.
+"""ROS 1 and ROS 2 bags, read without ROS: what the messages of the chosen topics hold.
 
-=================================  ==================================================
-message type                       becomes
-=================================  ==================================================
-sensor_msgs/Image, CompressedImage obs/image, labels/segmentation
-sensor_msgs/JointState             obs/joint_pos, obs/joint_vel, actions
-geometry_msgs/PoseStamped          obs/eef_pos (m), obs/eef_quat (x, y, z, w)
-geometry_msgs/TwistStamped         obs/eef_vel (m/s, then rad/s)
-geometry_msgs/WrenchStamped        obs/wrench (N, then N m)
-trajectory_msgs/JointTrajectory    labels/joint_target, its last point
-std_msgs/Float64MultiArray         labels/command
-=================================  ==================================================
+Pictures become obs/image and labels/segmentation, joints obs/joint_pos, obs/joint_vel and actions;
+lib/ingest/fields.py says what the other types become. Everything can be mapped in params.yaml.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,60 +14,19 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from lib.ingest.pictures import colourfulness, decode, square
-from lib.ingest.report import UnusableError
+from lib.ingest.fields import COMMANDS, SIGNALS, default_fields, numbers
+from lib.ingest.folders import find
+from lib.ingest.pictures import decode, square
+from lib.ingest.report import UnusableError, some
 from lib.ingest.series import NS, Series
+from lib.ingest.topics import Plan, choose
 from lib.params import Phase1Ros
 
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-JOINT_TYPES = ("sensor_msgs/msg/JointState",)
 BAG_SUFFIXES = (".bag", ".db3", ".mcap")
-NOT_RECORDINGS = (".md", ".dvc", ".txt")
+METADATA = "metadata.yaml"
 
-
-@dataclass(frozen=True)
-class Signal:
-    """What the messages of a type hold besides pictures and joints.
-
-    Attributes:
-        read: Gives the arrays (D,) of a message, by their path in the episode.
-        hold: A command holds until the next; a measurement is interpolated.
-    """
-
-    read: Callable[[Any], dict[str, np.ndarray]]
-    hold: bool = False
-
-
-def _numbers(*parts: Any) -> np.ndarray:
-    return np.array([getattr(part, axis) for part in parts for axis in "xyz"], float)
-
-
-def _pose(message: Any) -> dict[str, np.ndarray]:
-    turn = message.pose.orientation
-    return {
-        "obs/eef_pos": _numbers(message.pose.position),
-        "obs/eef_quat": np.append(_numbers(turn), turn.w),
-    }
-
-
-SIGNALS: dict[str, Signal] = {
-    "geometry_msgs/msg/PoseStamped": Signal(_pose),
-    "geometry_msgs/msg/TwistStamped": Signal(
-        lambda m: {"obs/eef_vel": _numbers(m.twist.linear, m.twist.angular)}
-    ),
-    "geometry_msgs/msg/WrenchStamped": Signal(
-        lambda m: {"obs/wrench": _numbers(m.wrench.force, m.wrench.torque)}
-    ),
-    "trajectory_msgs/msg/JointTrajectory": Signal(
-        lambda m: (
-            {"labels/joint_target": np.asarray(m.points[-1].positions, float)} if m.points else {}
-        ),
-        hold=True,
-    ),
-    "std_msgs/msg/Float64MultiArray": Signal(
-        lambda m: {"labels/command": np.asarray(m.data, float)}, hold=True
-    ),
-}
+Joints = dict[tuple[str, ...], list[tuple[int, np.ndarray, np.ndarray]]]
+"""Stamp, positions and velocities of JointState messages, by the joints that they name."""
 
 
 @dataclass
@@ -90,10 +39,11 @@ class Recording:
         images: (N, size, size, 3) uint8.
         joint_pos: For each joint (N, 1) rad or m, in the order of the messages.
         joint_vel: The same, rad/s or m/s; joints without velocities are missing.
-        signals: (N, D) by path in the episode.
-        held: Which signals are commands.
+        signals: (N, D) by path in the episode; under ``topics.ACTIONS`` the mapped commands.
+        held: Which signals hold until the next sample.
         reported: Messages that the bag's index promises for these topics.
         read: Messages that it gave.
+        notes: What is odd about it.
     """
 
     backend: str
@@ -105,27 +55,17 @@ class Recording:
     held: set[str] = field(default_factory=set)
     reported: int = 0
     read: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
-def find_bags(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Returns the bags in a folder and its subfolders, and the files that are none.
+def find_bags(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Returns the bags in a folder and its subfolders, and with the reason what is none.
 
     Args:
-        folder: A rosbag2 folder inside is one bag.
+        folder: A rosbag2 folder inside is one bag. Without its metadata.yaml, each of its storage
+            files is one.
     """
-    bags, others = [], []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or path.suffix in NOT_RECORDINGS:
-            continue
-        if path.is_dir() and not (path / "metadata.yaml").exists():
-            inner = find_bags(path)
-            bags += inner[0]
-            others += inner[1]
-        elif path.is_dir() or path.suffix in BAG_SUFFIXES:
-            bags.append(path)
-        else:
-            others.append(path)
-    return bags, others
+    return find(folder, BAG_SUFFIXES, METADATA)
 
 
 def read_recording(path: Path, settings: Phase1Ros, image_size: int) -> Recording:
@@ -146,107 +86,151 @@ def read_recording(path: Path, settings: Phase1Ros, image_size: int) -> Recordin
         attempts.append(sorted(p for p in path.iterdir() if p.suffix in BAG_SUFFIXES))
     best: Recording | None = None
     reason: UnusableError | None = None
+    promised = 0
     for paths in filter(None, attempts):
         try:
             recording = _read(paths, settings, image_size)
         except UnusableError as error:
             reason = reason or error
             continue
+        promised = max(promised, recording.reported)
         if best is None or recording.read > best.read:
             best = recording
-        if best.read >= best.reported:
+        if best.read >= promised:
             break
     if best is None:
         raise reason or UnusableError("it holds no storage file")
     if not best.read:
-        raise UnusableError(f"it promises {best.reported} messages on its topics and yields none")
+        raise UnusableError(f"it promises {promised} messages on its topics and yields none")
+    if reason is not None:
+        best.notes.append(f"read from its storage files alone, because: {reason}")
+    best.reported = promised
+    if best.read < promised:
+        best.notes.append(f"it promises {promised} messages on its topics and yields {best.read}")
     return best
 
 
 def _read(paths: list[Path], settings: Phase1Ros, image_size: int) -> Recording:
     """Reads the chosen topics of one recording, given as a folder or as its files."""
-    images: list[np.ndarray] = []
-    image_stamps: list[int] = []
-    joints: dict[tuple[str, ...], list[tuple[int, np.ndarray, np.ndarray]]] = {}
-    signals: dict[str, list[tuple[int, np.ndarray]]] = {}
     try:
         reader = AnyReader(paths, default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         with reader:
-            recording = Recording("ros2" if reader.is2 else "ros1")
-            chosen = _choose_topics(reader, settings)
-            wanted = [c for c in reader.connections if chosen.get(c.topic) == c.msgtype]
-            recording.reported = sum(c.msgcount for c in wanted)
-            for connection, bag_stamp, raw in reader.messages(wanted) if wanted else ():
+            plan = choose(reader, settings)
+            collector = _Collector(plan, settings.clock, image_size)
+            wanted = [c for c in reader.connections if plan.kinds.get(c.topic) == c.msgtype]
+            for connection, stamp, raw in reader.messages(wanted):
                 message = reader.deserialize(raw, connection.msgtype)
-                recording.read += 1
-                topic, kind = connection.topic, connection.msgtype
-                stamp = _stamp(message, bag_stamp, settings.clock)
-                if kind in IMAGE_TYPES or kind in JOINT_TYPES:
-                    if stamp is None:
-                        raise UnusableError(
-                            f"{topic}: no header stamps; set phase1_ros.clock to bag"
-                        )
-                elif stamp is None:
-                    continue
-                if kind in IMAGE_TYPES:
-                    recording.topics["obs/image"] = topic
-                    image_stamps.append(stamp)
-                    images.append(square(decode(message), image_size))
-                elif kind in JOINT_TYPES:
-                    recording.topics["obs/joint_pos"] = topic
-                    joints.setdefault(tuple(message.name), []).append(
-                        (stamp, np.asarray(message.position), np.asarray(message.velocity))
-                    )
-                else:
-                    for name, value in SIGNALS[kind].read(message).items():
-                        if recording.topics.setdefault(name, topic) == topic:
-                            signals.setdefault(name, []).append((stamp, value))
-                            recording.held |= {name} if SIGNALS[kind].hold else set()
+                collector.take(connection.topic, connection.msgtype, stamp, message)
+            recording = collector.recording("ros2" if reader.is2 else "ros1")
+            recording.reported = sum(c.msgcount for c in wanted)
+            return recording
     except UnusableError:
         raise
     except Exception as error:  # rosbags' parsers raise whatever broken bytes lead them to.
         raise UnusableError(
             f"not readable as a ROS bag ({type(error).__name__}: {error})"
         ) from None
-    if images:
-        recording.images = Series.of(image_stamps, np.stack(images))
-    recording.joint_pos = _by_joint(joints, 1)
-    recording.joint_vel = _by_joint(joints, 2)
-    for name, samples in signals.items():
-        if len({len(value) for _, value in samples}) == 1:
-            recording.signals[name] = Series.of(*map(list, zip(*samples, strict=True)))
-    return recording
 
 
-def _choose_topics(reader: AnyReader, settings: Phase1Ros) -> dict[str, str]:
-    """Returns the message type of each topic that is read."""
-    present = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
+class _Collector:
+    """Takes the messages of a bag one by one and keeps what they hold."""
 
-    def mapped(parameter: str, types: tuple[str, ...]) -> list[str]:
-        topic = getattr(settings, parameter)
-        candidates = [name for name, kind in present.items() if kind in types]
-        if topic == "none":
-            return []
-        if topic != "auto" and topic not in candidates:
-            raise UnusableError(
-                f"no messages of {types[0]} on {topic!r}; phase1_ros.{parameter} can be: "
-                + ", ".join([*candidates, "auto", "none"])
+    def __init__(self, plan: Plan, clock: str, image_size: int) -> None:
+        self._plan, self._clock, self._image_size = plan, clock, image_size
+        self._names = {one.name for one in plan.mapped}
+        self._topics = {one.name: one.selection for one in plan.mapped}
+        self._images: tuple[list[int], list[np.ndarray]] = ([], [])
+        self._joints: Joints = {}
+        self._signals: dict[str, list[tuple[int, np.ndarray]]] = {}
+        self._held: set[str] = set()
+        self._unstamped: set[str] = set()
+        self._read = 0
+
+    def take(self, topic: str, kind: str, bag_stamp: int, message: Any) -> None:
+        """Takes a message of a topic that is read.
+
+        Args:
+            topic: Its topic.
+            kind: Its type.
+            bag_stamp: When it was recorded, ns.
+            message: The message.
+
+        Raises:
+            UnusableError: If it does not hold what params.yaml asks for.
+        """
+        self._read += 1
+        plan, stamp = self._plan, _stamp(message, bag_stamp, self._clock)
+        mapped = [one for one in plan.mapped if one.topic == topic]
+        if stamp is None:
+            if mapped or topic in (plan.image, plan.joint):
+                raise UnusableError(f"{topic}: no header stamps; set phase1_ros.clock to bag")
+            self._unstamped.add(topic)
+            return
+        if topic == plan.image:
+            self._topics["obs/image"] = topic
+            self._images[0].append(stamp)
+            self._images[1].append(square(decode(message), self._image_size))
+        elif topic == plan.joint:
+            self._topics["obs/joint_pos"] = topic
+            self._joints.setdefault(tuple(message.name), []).append(
+                (stamp, np.asarray(message.position), np.asarray(message.velocity))
             )
-        return candidates if topic == "auto" else [topic]
+        for one in mapped:
+            try:
+                self._keep(one.name, stamp, message, one.fields or default_fields(message))
+            except UnusableError as error:
+                raise UnusableError(f"{one.key}: {error}") from None
+        for name, path in SIGNALS.get(kind, {}).items():
+            # The first topic of the type; what is mapped wins.
+            if name not in self._names and self._topics.setdefault(name, topic) == topic:
+                self._keep(name, stamp, message, [path])
 
-    image, joint = mapped("image_topic", IMAGE_TYPES), mapped("joint_topic", JOINT_TYPES)
-    if len(image) > 1:
+    def _keep(self, name: str, stamp: int, message: Any, fields: list[str]) -> None:
+        value, whole = numbers(message, fields)
+        if value is None:
+            return
+        self._signals.setdefault(name, []).append((stamp, value))
+        if whole or message.__msgtype__ in COMMANDS:  # between counts or switches is no value
+            self._held.add(name)
 
-        def rank(topic: str) -> int:
-            first = next(reader.messages([c for c in reader.connections if c.topic == topic]), None)
-            return colourfulness(reader.deserialize(first[2], first[0].msgtype)) if first else 0
+    def recording(self, backend: str) -> Recording:
+        """Returns all that was taken, in the order of the stamps.
 
-        image = [max(image, key=rank)]  # the first of the most colourful
-    chosen = [*image, *joint[:1], *(name for name, kind in present.items() if kind in SIGNALS)]
-    if not chosen:
-        found = ", ".join(sorted(set(present.values()))) or "no messages at all"
-        raise UnusableError(f"no topic of a type that is read; it has {found}")
-    return {topic: present[topic] for topic in chosen}
+        Args:
+            backend: ``"ros1"`` or ``"ros2"``.
+
+        Raises:
+            UnusableError: If something that params.yaml asks for is not there throughout.
+        """
+        found = Recording(backend, topics=self._topics, held=self._held, read=self._read)
+        if not self._read:
+            return found  # how many were promised is the reason, not what they lack
+        if self._images[0]:
+            found.images = Series.of(self._images[0], np.stack(self._images[1]))
+        found.joint_pos, found.joint_vel = _by_joint(self._joints, 1), _by_joint(self._joints, 2)
+        lost = {n for names in self._joints for n in names} - set(found.joint_pos)
+        if lost:
+            found.notes.append(f"no finite position of the joints {some(sorted(lost))}: left out")
+        keys = {one.name: one.key for one in self._plan.mapped}
+        for name in [*keys, *(n for n in self._signals if n not in keys)]:
+            samples = self._signals.get(name, [])
+            lengths = sorted({len(value) for _, value in samples})
+            series = Series.of(*map(list, zip(*samples, strict=True))) if len(lengths) == 1 else []
+            if len(series):
+                found.signals[name] = series
+                continue
+            where = self._topics[name]
+            reason = f"{where} holds no finite number"
+            if len(lengths) > 1:
+                reason = f"the length of {where} changes ({some(map(str, lengths))} numbers)"
+            if name in keys:
+                raise UnusableError(f"{keys[name]}: {reason}")
+            found.notes.append(f"{reason}: {name} is left out")
+        found.notes += [
+            f"{topic} has no header stamps, and phase1_ros.clock is header: left out"
+            for topic in sorted(self._unstamped)
+        ]
+        return found
 
 
 def _stamp(message: Any, bag_stamp: int, which: str) -> int | None:
@@ -258,9 +242,7 @@ def _stamp(message: Any, bag_stamp: int, which: str) -> int | None:
     return stamp or None
 
 
-def _by_joint(
-    messages: dict[tuple[str, ...], list[tuple[int, np.ndarray, np.ndarray]]], part: int
-) -> dict[str, Series]:
+def _by_joint(messages: Joints, part: int) -> dict[str, Series]:
     """Takes JointState messages apart: arm and gripper may share a topic, each with its names."""
     samples: dict[str, tuple[list[int], list[float]]] = {}
     for names, group in messages.items():

@@ -1,15 +1,16 @@
 """Isaac Lab's HDF5 recordings as episodes.
 
 The recorder writes no rewards and no ends, counts steps that it later drops, and takes ``obs``
-*before* a step and ``states`` *after* it. All of that is checked or made good here. Layout of a
-recording: https://isaac-sim.github.io/IsaacLab, "Imitation Learning".
+*before* a step and ``states`` *after* it. All of that is checked or made good here; what lies in
+lib/ingest/hdf5.py keeps broken and hostile files away. Layout of a recording:
+https://isaac-sim.github.io/IsaacLab, "Imitation Learning".
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ import numpy as np
 
 from lib.episode import Episode
 from lib.episode.check import problems
-from lib.ingest.report import Report, UnusableError
+from lib.ingest.folders import find
+from lib.ingest.hdf5 import DAMAGE, array, child, holds, members, numbered
+from lib.ingest.pictures import square
+from lib.ingest.report import Report, UnusableError, some
 from lib.ingest.series import unit_actions
 from lib.params import Phase1Isaac
 
@@ -31,11 +35,20 @@ OPEN_M = 0.3
 ALIGNED_WITHIN = 1e-3
 """Joints agree when they differ by less, rad or m; recorded values are rounded to float32."""
 
-DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)
-"""What h5py raises over broken bytes."""
+ACTION_SPACES = {"IK-Rel": "ik_relative", "IK-Abs": "ik_absolute", "OSC": "operational_space"}
+"""By a part of the environment's name; Franka's others command joint positions."""
 
-ACTION_SPACES = {"IK-Rel": "ik_relative", "IK-Abs": "ik_absolute"}
-"""By a part of the environment's name; the others command joint positions."""
+STEP_S = {"Isaac-Open-Drawer-Franka-v0": 1 / 60}
+"""Length of a step, s, of environments whose recordings need not tell it."""
+
+NO_PICTURES = ("segmentation", "normals", "depth")
+"""Parts of the names of images that a renderer makes and no camera."""
+
+FRAMES = 64
+"""Pictures of full size that are in memory at once."""
+
+Segment = Callable[[np.ndarray], np.ndarray]
+"""Pixel labels (B, H, W) of pictures (B, H, W, 3)."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,12 @@ class Recording:
 
     Attributes:
         env_name: Isaac Lab's environment.
+        step_s: Length of a step, s; none where nothing tells it.
         action_scale: (A,) by which actions are divided to lie within [-1, 1].
     """
 
     env_name: str
+    step_s: float | None
     action_scale: np.ndarray
 
     @property
@@ -59,94 +74,78 @@ class Recording:
     def action_space(self) -> str:
         """What the actions command."""
         found = (space for part, space in ACTION_SPACES.items() if part in self.env_name)
-        return next(found, "joint_position" if self.env_name else "unknown")
+        return next(found, "joint_position" if "Franka" in self.env_name else "unknown")
 
 
-def find_recordings(folder: Path) -> list[Path]:
-    """Returns the recordings in a folder and its subfolders, in a fixed order.
+def find_recordings(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Returns the recordings in a folder and its subfolders, and with the reason what is none.
 
     Args:
         folder: Need not exist.
     """
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix in SUFFIXES and not path.name.startswith(".")
-    )
+    return find(folder, SUFFIXES)
 
 
-def read_recordings(folder: Path, settings: Phase1Isaac, report: Report) -> Iterator[Episode]:
+def read_recordings(
+    folder: Path, settings: Phase1Isaac, image_size: int, segment: Segment, report: Report
+) -> Iterator[Episode]:
     """Yields the demos of all recordings in a folder, one in memory at a time.
 
     Args:
         folder: Holds .hdf5 and .h5 files, at any depth.
         settings: The section phase1_isaac of params.yaml.
+        image_size: Pixels, square.
+        segment: Gives the pixel labels.
         report: Takes the files and demos that cannot be used.
     """
+    recordings, others = find_recordings(folder)
+    for path, reason in others:
+        report.skip(path, reason)
     seen: dict[Path, Path] = {}
-    for path in find_recordings(folder):
+    for path in recordings:
         name = path.relative_to(folder).with_suffix("")
         if name in seen:
             report.skip(path, f"another recording has this name ({seen[name].name}); rename one")
             continue
         seen[name] = path
-        try:
-            with h5py.File(path, "r") as file:
-                yield from _demos(path, name.as_posix(), file, settings, report)
-        except UnusableError as error:
-            report.skip(path, str(error))
-        except DAMAGE as error:
-            report.skip(path, f"not a readable HDF5 file ({error})")
+        for episode in _demos(path, name.as_posix(), settings, image_size, report):
+            if "image" in episode.obs:
+                episode.labels["segmentation"] = segment(episode.obs["image"])
+                episode.tags["labels"] = "heuristic"
+            yield episode
 
 
 def _demos(
-    path: Path, stem: str, file: h5py.File, settings: Phase1Isaac, report: Report
+    path: Path, stem: str, settings: Phase1Isaac, image_size: int, report: Report
 ) -> Iterator[Episode]:
-    data = _child(file, "data", h5py.Group)
-    # Numerically: as text, demo_10 comes before demo_2. Ids have gaps where demos were dropped.
-    # h5py gives a name that is no UTF-8 as bytes.
-    names = (n for n in data if isinstance(n, str) and re.fullmatch(r"demo_[0-9]{1,18}", n))
-    demos = sorted(names, key=lambda n: int(n[5:]))
-    if not demos:
-        raise UnusableError("it holds no demo; is it a recording of Isaac Lab?")
-    scale, steps = _survey(data, demos)
-    if "total" in data.attrs and data.attrs["total"] != steps:
-        report.note(path, f"data.attrs['total'] says {data.attrs['total']}, its demos have {steps}")
-    recording = Recording(_env_name(data), scale)
-    for name in demos:
-        try:
-            group = _child(data, name, h5py.Group)
-            yield _demo(f"{stem}/{name}", group, recording, settings.min_alignment)
-        except UnusableError as error:
-            report.skip(path, f"{name}: {error}")
-        except DAMAGE as error:
-            report.skip(path, f"{name}: damaged ({error})")
-
-
-def _child(group: h5py.Group, name: str, kind: type | tuple[type, ...]) -> Any:
-    """Returns a member that really lies in this file.
-
-    Links, virtual and external datasets make a recording show the content of other files, which
-    nobody checksums. No recorder writes them.
-
-    Raises:
-        UnusableError: If it is missing, of another kind, or lies elsewhere.
-    """
-    where = f"{group.name.rstrip('/')}/{name}"
-    link = group.get(name, getlink=True)
-    if link is None:
-        raise UnusableError(f"{where} is missing")
-    if not isinstance(link, h5py.HardLink):
-        raise UnusableError(f"{where} is a link to elsewhere; copy the data into the file")
-    member = group[name]
-    if not isinstance(member, kind):
-        raise UnusableError(f"{where} is a {type(member).__name__.lower()}")
-    if isinstance(member, h5py.Dataset):
-        if member.is_virtual or member.external:
-            raise UnusableError(f"{where} lies in another file; copy the data into the file")
-        if member.dtype.kind not in "biuf":
-            raise UnusableError(f"{where} holds {member.dtype}, no numbers")
-    return member
+    """Yields the demos of a file, without labels of their pictures."""
+    try:
+        with h5py.File(path, "r") as file:
+            if {"schema", "source"} <= set(file.attrs):
+                raise UnusableError("episodes of this repository, no recording of Isaac Lab")
+            data = child(file, "data", h5py.Group)
+            demos = numbered(data, "demo_")  # ids have gaps where demos were dropped
+            if not demos:
+                raise UnusableError("it holds no demo; is it a recording of Isaac Lab?")
+            scale, steps = _survey(data, demos)
+            total = data.attrs.get("total", steps)
+            if not np.array_equal(total, steps):
+                report.note(path, f"data.attrs['total'] says {total}, its demos have {steps}")
+            recording = Recording(*_environment(data), scale)
+            for name in demos:
+                try:
+                    group = child(data, name, h5py.Group)
+                    episode = _demo(f"{stem}/{name}", group, recording, settings, image_size)
+                except UnusableError as error:
+                    report.skip(path, f"{name}: {error}")
+                except DAMAGE as error:
+                    report.skip(path, f"{name}: damaged ({error})")
+                else:
+                    yield episode
+    except UnusableError as error:
+        report.skip(path, str(error))
+    except DAMAGE as error:
+        report.skip(path, f"not a readable HDF5 file ({error})")
 
 
 def _survey(data: h5py.Group, demos: list[str]) -> tuple[np.ndarray, int]:
@@ -157,7 +156,7 @@ def _survey(data: h5py.Group, demos: list[str]) -> tuple[np.ndarray, int]:
     scale, steps = np.ones(0), 0
     for name in demos:
         try:
-            actions = _array(_child(data, name, h5py.Group), "actions")
+            actions = array(child(data, name, h5py.Group), "actions")
         except (UnusableError, *DAMAGE):
             continue  # the demo's own turn names the reason
         steps += len(actions)
@@ -170,32 +169,39 @@ def _survey(data: h5py.Group, demos: list[str]) -> tuple[np.ndarray, int]:
     return scale, steps
 
 
-def _array(group: h5py.Group, name: str) -> np.ndarray:
-    """Returns an array of numbers as float32, (T, D)."""
-    dataset = _child(group, name, h5py.Dataset)
-    if dataset.ndim not in (1, 2):
-        raise UnusableError(f"{name} is {dataset.ndim}-dimensional")
-    array = dataset[()].astype(np.float32)
-    return array[:, None] if array.ndim == 1 else array
+def _environment(data: h5py.Group) -> tuple[str, float | None]:
+    """Returns the environment's name, and the length of a step, s, where it is known.
 
-
-def _env_name(data: h5py.Group) -> str:
+    Newer versions of Isaac Lab record the simulator's step and how many of them one action holds.
+    """
     try:
-        name = json.loads(data.attrs["env_args"])["env_name"]
+        about = json.loads(data.attrs["env_args"])
     except (KeyError, TypeError, ValueError):
-        return ""
-    return name if isinstance(name, str) else ""
+        about = {}
+    about = about if isinstance(about, dict) else {}
+    name = about.get("env_name")
+    name = name if isinstance(name, str) else ""
+    try:
+        step_s = float(about["sim_args"]["dt"]) * int(about["sim_args"]["decimation"])
+    except (KeyError, TypeError, ValueError):
+        step_s = math.nan
+    return name, step_s if 0 < step_s < math.inf else STEP_S.get(name)
 
 
-def _demo(key: str, group: h5py.Group, recording: Recording, min_alignment: float) -> Episode:
-    actions = _array(group, "actions")
+def _demo(
+    key: str, group: h5py.Group, recording: Recording, settings: Phase1Isaac, image_size: int
+) -> Episode:
+    actions = array(group, "actions")
     steps = len(actions)
     if not np.isfinite(actions).all():
         raise UnusableError("actions: NaN or infinite")
     obs = _observations(group)
+    camera = _camera(group["obs"], settings.image)
     counted = group.attrs.get("num_samples", steps)
-    lengths = {"actions": steps} | {f"obs/{name}": len(array) for name, array in obs.items()}
-    wrong = [f"{name} has {length}" for name, length in lengths.items() if length != counted]
+    lengths = {"actions": steps} | {f"obs/{name}": len(values) for name, values in obs.items()}
+    if camera:
+        lengths[f"obs/{camera}"] = len(group["obs"][camera])
+    wrong = [f"{name} has {n}" for name, n in lengths.items() if not np.array_equal(n, counted)]
     if wrong:
         raise UnusableError(f"num_samples says {counted}, {', '.join(wrong)} steps")
     if steps < 2:
@@ -213,11 +219,11 @@ def _demo(key: str, group: h5py.Group, recording: Recording, min_alignment: floa
         tags["action_scale"] = [float(value) for value in recording.action_scale]
     aligned = alignment(obs.get("joint_pos"), _state(group, "robot"))
     if aligned is not None:
-        if aligned < min_alignment:
+        if aligned < settings.min_alignment:
             raise UnusableError(
                 f"obs/joint_pos follows the states of the step before on {aligned:.1%} of the "
-                f"steps, below phase1_isaac.min_alignment {min_alignment:.1%}: observations and "
-                "actions do not belong together"
+                f"steps, below phase1_isaac.min_alignment {settings.min_alignment:.1%}: "
+                "observations and actions do not belong together"
             )
         tags["alignment"] = round(aligned, 4)
     success = _success(group, recording)
@@ -225,6 +231,14 @@ def _demo(key: str, group: h5py.Group, recording: Recording, min_alignment: floa
         tags["outcome"] = "unknown"
     else:
         tags |= {"success": success, "outcome": "success" if success else "failure"}
+    labels = {}
+    if recording.step_s is None:
+        tags["rate"] = "unknown"
+    else:
+        labels["time_s"] = np.arange(steps) * recording.step_s
+    if camera:
+        obs["image"] = _pictures(group["obs"][camera], image_size)
+        tags["camera"] = camera
     rewards = np.zeros(steps, np.float32)
     rewards[-1] = bool(success)
     episode = Episode(
@@ -234,6 +248,7 @@ def _demo(key: str, group: h5py.Group, recording: Recording, min_alignment: floa
         rewards=rewards,
         dones=rewards.astype(np.uint8),
         vector_rewards=np.stack([rewards, 0 * rewards, 0 * rewards], axis=1),
+        labels=labels,
         tags=tags,
     )
     found = problems(episode)
@@ -243,28 +258,58 @@ def _demo(key: str, group: h5py.Group, recording: Recording, min_alignment: floa
 
 
 def _observations(group: h5py.Group) -> dict[str, np.ndarray]:
-    """Returns the observations by name, (T, D) each; cameras and nested groups are left out."""
-    obs = _child(group, "obs", (h5py.Group, h5py.Dataset))
+    """Returns the observations by name, (T, D) each; nested groups are left out."""
+    obs = child(group, "obs", (h5py.Group, h5py.Dataset))
     if isinstance(obs, h5py.Dataset):
-        return {"flat": _array(group, "obs")}  # concatenated terms: their order is the task's
+        return {"flat": array(group, "obs")}  # concatenated terms: their order is the task's
     found = {}
-    for name in obs:
-        member = _child(obs, name, (h5py.Group, h5py.Dataset))
+    for name in members(obs):
+        member = child(obs, name, (h5py.Group, h5py.Dataset))
         if isinstance(member, h5py.Dataset) and member.ndim <= 2:
-            found[name] = _array(obs, name)
+            found[name] = array(obs, name)
     if not found:
         raise UnusableError("obs holds no numbers")
     return found
 
 
+def _camera(obs: h5py.Group | h5py.Dataset, wanted: str) -> str | None:
+    """Returns the name of the camera that is kept, (T, H, W, 3 or 4) uint8 among obs."""
+    cameras = []
+    for name in members(obs) if isinstance(obs, h5py.Group) else ():
+        kept = obs[name]
+        if isinstance(kept, h5py.Dataset) and kept.dtype == np.uint8 and kept.ndim == 4:
+            cameras += [name] if kept.shape[-1] in (3, 4) else []
+    if wanted == "none":
+        return None
+    if wanted == "auto":
+        plain = (n for n in cameras if not any(part in n for part in NO_PICTURES))
+        return next(plain, None)
+    if wanted not in cameras:
+        raise UnusableError(
+            f"no camera obs/{wanted} of uint8; phase1_isaac.image can be: "
+            + some(["auto", "none", *cameras], 8)
+        )
+    return wanted
+
+
+def _pictures(frames: h5py.Dataset, size: int) -> np.ndarray:
+    """Returns a camera's pictures at another size, (T, size, size, 3) uint8 RGB."""
+    if 0 in frames.shape:
+        raise UnusableError(f"{frames.name} is {frames.shape}: no pixels")
+    small = np.empty((len(frames), size, size, 3), np.uint8)
+    for start in range(0, len(frames), FRAMES):
+        for offset, frame in enumerate(frames[start : start + FRAMES, ..., :3]):
+            small[start + offset] = square(frame, size)
+    return small
+
+
 def _state(group: h5py.Group, articulation: str) -> np.ndarray | None:
     """Returns the joint positions of an articulation after each step, (T, J), where recorded."""
     for name in ("states", "articulation", articulation):
-        if group.get(name, getlink=True) is None:
+        if not holds(group, name):
             return None
-        group = _child(group, name, h5py.Group)
-    recorded = group.get("joint_position", getlink=True) is not None
-    return _array(group, "joint_position") if recorded else None
+        group = child(group, name, h5py.Group)
+    return array(group, "joint_position") if holds(group, "joint_position") else None
 
 
 def alignment(observed: np.ndarray | None, after: np.ndarray | None) -> float | None:
@@ -298,7 +343,9 @@ def _success(group: h5py.Group, recording: Recording) -> bool | None:
     decides; a drawer is the only joint of it that the task moves.
     """
     attribute = group.attrs.get("success")
-    if attribute is not None and bool(attribute):
+    if not isinstance(attribute, bool | int | np.bool_ | np.integer):
+        attribute = None  # not what the recorder writes: the text "False" would be true
+    elif attribute:
         return True
     if recording.opens_drawer:
         cabinet = _state(group, "cabinet")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from lib.models.heuristic import HeuristicSegmenter
 from lib.paths import relative
 
 OUTCOMES = ("success", "failure", "recovery", "unknown")
+
+PREFERENCE = ("test", "valid", "train")
+"""Of equal episodes the one in the first of these splits is kept: nothing tested is trained on."""
 
 
 def why_not(item: Episode, task: str) -> dict[str, bool | str]:
@@ -55,6 +59,38 @@ def why_not(item: Episode, task: str) -> dict[str, bool | str]:
     return verdict
 
 
+def fingerprint(item: Episode) -> str:
+    """Returns a SHA-256 of what the robot saw and did: equal for copies of another name.
+
+    Args:
+        item: The episode, all arrays read.
+    """
+    digest = hashlib.sha256()
+    for name, array in item.arrays():
+        if name == "actions" or name.startswith("obs/"):
+            digest.update(f"{name}{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def put_duplicates_aside(entries: list[dict[str, Any]], fingerprints: list[str]) -> None:
+    """Keeps one of equal episodes: that in the test split, else in valid, else the first one.
+
+    Args:
+        entries: Episodes of the manifest; those put aside say for each consumer what they copy.
+        fingerprints: Of each of them.
+    """
+    groups = defaultdict(list)
+    for entry, one in zip(entries, fingerprints, strict=True):
+        groups[one].append(entry)
+    for group in groups.values():
+        kept = min(group, key=lambda entry: PREFERENCE.index(entry["split"]))
+        reason = f"duplicate of {kept['source']}/{kept['key']}, which is in {kept['split']}"
+        for entry in group:
+            if entry is not kept:
+                entry["usable"] = dict.fromkeys(CONSUMERS, reason)
+
+
 def build_manifest(
     task: str, shares: list[float], trust_frames: int, trust_prior: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -73,6 +109,7 @@ def build_manifest(
         UserError: If no source holds a single episode.
     """
     entries: list[dict[str, Any]] = []
+    fingerprints: list[str] = []
     judge = _HeuristicJudge(trust_frames)
     label_kinds: dict[str, set[str]] = {source: set() for source in SOURCES}
     stream = itertools.chain.from_iterable(
@@ -93,10 +130,13 @@ def build_manifest(
                 "tags": item.tags,
             }
         )
+        fingerprints.append(fingerprint(item))
         if "segmentation" in item.labels:
-            label_kinds[source].add(item.tags.get("labels", "unknown"))
-            if item.tags.get("labels") == "exact" and split == "train" and not item.tags["visual"]:
+            kind = item.tags.get("labels", "unknown")
+            label_kinds[source].add(kind)
+            if kind == "exact" and split == "train" and not item.tags.get("visual"):
                 judge.see(item)
+    put_duplicates_aside(entries, fingerprints)
     if not entries:
         raise UserError("data/phase1: no source holds an episode; raise phase1_sima2.episodes")
     trust = {
@@ -104,17 +144,19 @@ def build_manifest(
         for source, kinds in label_kinds.items()
         if kinds
     }
-    skipped = {
-        source: read_json(path.with_name(f"{source}_skipped.json"))["skipped"]
+    reports = {
+        source: read_json(path.with_name(f"{source}_skipped.json"))
         for source, path in SOURCES.items()
         if source != "sima2"
     }
+    skipped = {source: report.get("skipped", []) for source, report in reports.items()}
     manifest = {
         "schema": SCHEMA,
         "task": task,
         "files": {source: relative(path) for source, path in SOURCES.items()},
         "trust": trust,
         "skipped": skipped,
+        "notes": {source: report.get("notes", []) for source, report in reports.items()},
         "episodes": entries,
     }
     return manifest, _metrics(entries, skipped)

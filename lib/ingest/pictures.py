@@ -73,7 +73,8 @@ def _compressed(message: Any) -> np.ndarray:
         image = imageio.imread(data, plugin="pillow", index=0)
     except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to.
         raise UnusableError(
-            f"a compressed image ({message.format!r}) cannot be decoded: {error}"
+            f"a compressed image ({message.format!r}, {len(data)} bytes) cannot be decoded: "
+            f"{error.__cause__ or error}"
         ) from None
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)

@@ -2,7 +2,8 @@
 
 The topics of a robot each have their own clock. Here they meet on one: pictures are held, numbers
 are interpolated, and where a topic falls silent for too long the episode ends and the next begins.
-Pictures and joints decide about that; other signals come along where they cover an episode.
+Pictures and joints decide about that; other signals come along where they cover an episode. Where
+commands are mapped, no episode begins before the first of them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lib.episode.check import problems
 from lib.ingest.bags import Recording, find_bags, read_recording
 from lib.ingest.report import Report, UnusableError
 from lib.ingest.series import NS, Series, clock, overlap, unit_actions
+from lib.ingest.topics import ACTIONS
 from lib.params import Phase1Ros
 
 Segment = Callable[[np.ndarray], np.ndarray]
@@ -37,8 +39,8 @@ def read_bags(
         report: Takes the bags that cannot be used.
     """
     bags, others = find_bags(folder)
-    for path in others:
-        report.skip(path, "not a .bag, .db3 or .mcap file, nor part of a rosbag2 folder")
+    for path, reason in others:
+        report.skip(path, reason)
     seen: dict[Path, Path] = {}
     for path in bags:
         name = path.relative_to(folder)
@@ -49,6 +51,8 @@ def read_bags(
         seen[name] = path
         try:
             recording = read_recording(path, settings, image_size)
+            for text in recording.notes:
+                report.note(path, text)
             yield from _episodes(path, name.as_posix(), recording, settings, segment, report)
         except UnusableError as error:
             report.skip(path, str(error))
@@ -64,13 +68,7 @@ def _episodes(
 ) -> Iterator[Episode]:
     """Yields the stretches of a recording without silence."""
     max_gap = int(settings.max_gap_s * NS)
-    leading = [s for s in (recording.images, *recording.joint_pos.values()) if s is not None]
-    leading = leading or [s for n, s in recording.signals.items() if n not in recording.held]
-    # A single sample says nothing about when a topic is heard: it holds all the time.
-    moving = {one.stamps.tobytes(): one for one in leading if len(one) > 1}
-    if not moving:
-        raise UnusableError("no topic of the robot's state has two samples; an episode needs two")
-    spans = overlap(one.spans(max_gap) for one in moving.values())
+    spans = _spans(recording, settings, max_gap)
     short = 0
     for index, (first, last) in enumerate(spans.tolist()):
         ticks = clock(first, last, settings.rate_hz)
@@ -82,8 +80,11 @@ def _episodes(
         found = problems(episode)
         if found:
             report.skip(path, f"{episode.key}: {'; '.join(found)}")
-        else:
-            yield episode
+            continue
+        missing = sorted(set(recording.signals) - {ACTIONS} - set(_names(episode)))
+        if missing:
+            report.note(path, f"{episode.key} is not covered by {', '.join(missing)}: left out")
+        yield episode
     if short == len(spans):
         raise UnusableError(
             f"no two steps at {settings.rate_hz:g} Hz without a silence of more than "
@@ -93,12 +94,40 @@ def _episodes(
         report.skip(path, f"{short} of its {len(spans)} stretches are shorter than two steps")
 
 
+def _names(episode: Episode) -> list[str]:
+    return [name for name, _ in episode.arrays()]
+
+
+def _spans(recording: Recording, settings: Phase1Ros, max_gap: int) -> np.ndarray:
+    """Returns first and last stamp of each stretch without silence, (K, 2), ns."""
+    leading = [s for s in (recording.images, *recording.joint_pos.values()) if s is not None]
+    still = {*recording.held, ACTIONS}
+    leading = leading or [s for n, s in recording.signals.items() if n not in still]
+    # A single sample says nothing about when a topic is heard: it holds all the time.
+    moving = {one.stamps.tobytes(): one for one in leading if len(one) > 1}
+    if not moving:
+        raise UnusableError(
+            "no topic of the robot's state has two samples at different times, but an episode "
+            f"needs two (phase1_ros.clock is {settings.clock})"
+        )
+    spans = overlap(one.spans(max_gap) for one in moving.values())
+    if ACTIONS in recording.signals:
+        first = recording.signals[ACTIONS].stamps[0]
+        spans = overlap([spans, np.array([[first, np.iinfo(np.int64).max]])])
+        if not len(spans):
+            raise UnusableError(
+                f"its first command on {recording.topics[ACTIONS]} comes after its last step; "
+                "map another topic in phase1_ros.action_topic"
+            )
+    return spans
+
+
 def _episode(
     key: str, recording: Recording, ticks: np.ndarray, max_gap: int, segment: Segment
 ) -> Episode:
     """Puts a stretch of a recording on the clock ``ticks``."""
     steps = len(ticks)
-    arrays: dict[str, np.ndarray] = {"labels/time": (ticks - ticks[0]) / NS}
+    arrays: dict[str, np.ndarray] = {}
     tags: dict[str, Any] = {
         "backend": recording.backend,
         "labels": "none",
@@ -109,32 +138,25 @@ def _episode(
     if recording.images is not None:
         arrays["obs/image"] = recording.images.hold(ticks)
         arrays["labels/segmentation"] = segment(arrays["obs/image"])
-        tags["labels"] = "silver"
-    for name, series in recording.signals.items():
-        if not _covers(series, ticks, max_gap, name in recording.held):
-            continue
-        arrays[name] = (
-            series.hold(ticks) if name in recording.held else _smooth(name, series, ticks)
-        )
-    # Without joints nobody knows what was commanded: one action that is always zero, and a tag
-    # that says so.
-    actions, tags["action_space"] = np.zeros((steps, 1), np.float32), "none"
+        tags["labels"] = "heuristic"
     if recording.joint_pos:
-        joints = list(recording.joint_pos)
         columns = [one.interpolate(ticks) for one in recording.joint_pos.values()]
-        position = arrays["obs/joint_pos"] = np.concatenate(columns, axis=1)
-        velocity = [recording.joint_vel.get(joint) for joint in joints]
+        arrays["obs/joint_pos"] = np.concatenate(columns, axis=1)
+        tags["joints"] = list(recording.joint_pos)
+        velocity = [recording.joint_vel.get(joint) for joint in recording.joint_pos]
         if all(v is not None and _covers(v, ticks, max_gap, False) for v in velocity):
             columns = [v.interpolate(ticks) for v in velocity]
             arrays["obs/joint_vel"] = np.concatenate(columns, axis=1)
-        # At the last step nothing is known to follow: it stays where it is.
-        delta = np.diff(position, axis=0, append=position[-1:])
-        scale = float(np.abs(delta).max()) or 1.0
-        actions = unit_actions(delta, scale)
-        tags |= {"action_space": "joint_delta", "action_scale": scale, "joints": joints}
-    tags["topics"] = {n: t for n, t in recording.topics.items() if n in arrays}
+    for name, series in recording.signals.items():
+        held = name in recording.held
+        if name != ACTIONS and _covers(series, ticks, max_gap, held):
+            arrays[name] = series.hold(ticks) if held else _smooth(name, series, ticks)
+    actions, about = _actions(recording, arrays.get("obs/joint_pos"), ticks)
+    tags |= about
+    given = {*arrays, ACTIONS} if ACTIONS in recording.signals else set(arrays)
+    tags["topics"] = {n: t for n, t in recording.topics.items() if n in given}
     if recording.read < recording.reported:
-        tags["messages_missing"] = recording.reported - recording.read
+        tags |= {"messages_reported": recording.reported, "messages_read": recording.read}
 
     def part(folder: str) -> dict[str, np.ndarray]:
         return {
@@ -150,9 +172,31 @@ def _episode(
         rewards=np.zeros(steps, np.float32),
         dones=np.zeros(steps, np.uint8),
         vector_rewards=np.zeros((steps, 3), np.float32),
-        labels=part("labels/"),
+        # Seconds of a whole number of nanoseconds; float32 would tell steps apart only for hours.
+        labels={"time_s": (ticks - ticks[0]) / NS} | part("labels/"),
         tags=tags,
     )
+
+
+def _actions(
+    recording: Recording, positions: np.ndarray | None, ticks: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the actions of an episode, (T, A) in [-1, 1], and the tags that explain them."""
+    commands = recording.signals.get(ACTIONS)
+    if commands is not None:
+        # One scale for the whole bag: the same command is the same action in all its episodes.
+        scale = np.abs(commands.values).max(0)
+        scale[scale == 0] = 1
+        tags = {"action_space": "ros_command", "action_scale": scale.tolist()}
+        return unit_actions(commands.hold(ticks), scale), tags
+    if positions is None:
+        # Without joints nobody knows what was commanded: one action that is always zero, and a
+        # tag that says so.
+        return np.zeros((len(ticks), 1), np.float32), {"action_space": "none"}
+    # At the last step nothing is known to follow: it stays where it is.
+    delta = np.diff(positions, axis=0, append=positions[-1:])
+    largest = float(np.abs(delta).max()) or 1.0
+    return unit_actions(delta, largest), {"action_space": "joint_delta", "action_scale": largest}
 
 
 def _covers(series: Series, ticks: np.ndarray, max_gap: int, held: bool) -> bool:

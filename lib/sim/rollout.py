@@ -8,6 +8,7 @@ meant to.
 from __future__ import annotations
 
 import atexit
+import gc
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import lru_cache
@@ -69,6 +70,7 @@ def _worker_env(
         task, image_size=image_size, render=pictures, horizon=horizon, prices=dict(prices)
     )
     atexit.register(env.close)  # before the OpenGL library goes
+    gc.freeze()  # what is loaded by now stays: collecting garbage there took a tenth of the time
     return env
 
 
