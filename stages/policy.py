@@ -20,7 +20,7 @@ from lib.stage import run
 from lib.training.loop import Curve
 from lib.training.policy import clone, record, reinforce
 
-LOSSES = ("critic", "actor", "temperature", "bc")
+LOSSES = ("critic", "unexplained", "actor", "temperature", "bc")
 FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
 
 

@@ -184,7 +184,7 @@ class Learner:
         """
         now, after, weights_BK = draw_conditions(batch, self.condition, self.settings, self._rng)
         temperature = self.log_temperature.detach().exp()
-        losses = {"critic": self._critic_loss(batch, now, after, weights_BK, temperature)}
+        losses = self._critic_losses(batch, now, after, weights_BK, temperature)
         self._critic_step.step(losses["critic"])
         if self.updates >= self.settings.critic_steps:
             losses |= self._actor_losses(batch, now, weights_BK, temperature)
@@ -195,9 +195,9 @@ class Learner:
         losses["alpha"] = temperature
         return {name: value.detach() for name, value in losses.items()}
 
-    def _critic_loss(
+    def _critic_losses(
         self, batch: Batch, now: Tensor, after: Tensor, weights_BK: Tensor, temperature: Tensor
-    ) -> Tensor:
+    ) -> dict[str, Tensor]:
         with torch.no_grad():
             action, log_prob, _ = self.actor.sample(batch.next_obs, after, batch.next_skill)
             q_NBK = self.target(batch.next_obs, after, action, batch.next_skill)
@@ -211,7 +211,11 @@ class Learner:
                 batch.reward, batch.discount, batch.terminated, next_q_BK, log_prob, temperature
             )
         q_NBK = self.critic(batch.obs, now, batch.action, batch.skill)
-        return sac.critic_loss(q_NBK, target_BK)
+        loss = sac.critic_loss(q_NBK, target_BK)
+        # The targets grow while the robot learns, and the loss with them: what falls is the share
+        # of their variance that the critics do not explain.
+        variance = len(q_NBK) * target_BK.var(0, correction=0).sum().clamp_min(1e-6)
+        return {"critic": loss, "unexplained": loss.detach() / variance}
 
     def _actor_losses(
         self, batch: Batch, now: Tensor, weights_BK: Tensor, temperature: Tensor
