@@ -16,14 +16,15 @@ help: ## List the targets
 
 setup: $(INSTALLED) ## Make .venv (PYTHON=python3.12 chooses the Python) and install requirements.lock
 
-# The stamp is as old as the last installation: pip runs again only when the lock is newer.
-$(INSTALLED): requirements.lock
+# The stamp is as old as the last installation: pip runs again only when a lock is newer.
+$(INSTALLED): requirements.lock requirements-test.lock
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 		$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
 		{ echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: make setup PYTHON=..." >&2; exit 1; }; \
 		$(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing requirements.lock into $(VENV): about 2 GB, some minutes the first time"
 	@$(BIN)/python $(PIP) install -r requirements.lock
+	@$(BIN)/python $(PIP) install --no-deps -r requirements-test.lock
 	@touch $@
 
 doctor: $(INSTALLED) ## Check that MuJoCo renders without a display

@@ -18,6 +18,21 @@ from lib.files import atomic
 SCALE = 4  # 96 pixels are small on a screen
 FPS = 40  # half of real time: an episode lasts a second
 
+# One colour a primitive, in the order of lib.episode.PRIMITIVES; distinct also without red-green
+# vision.
+PALETTE = np.array(
+    [
+        [230, 230, 230],
+        [160, 120, 80],
+        [178, 24, 43],
+        [0, 158, 200],
+        [60, 130, 60],
+        [150, 210, 90],
+        [255, 200, 0],
+    ],
+    np.uint8,
+)
+
 
 def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Puts two films side by side; the shorter one holds its last frame.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lib import episode as episodes_module
-from lib.episode import SPLITS, Episode, checksum, read, split_of, write
+from lib.episode import LEGEND, SPLITS, Episode, checksum, read, read_demo, split_of, write
 from lib.episode.check import problems
 from lib.errors import UserError
 
@@ -133,6 +133,72 @@ def test_env_args_are_kept(tmp_path):
     with h5py.File(tmp_path / "x.hdf5") as file:
         assert json.loads(file["data"].attrs["env_args"]) == args
         assert file.attrs["source"] == "isaac"
+
+
+def test_next_obs_shows_obs_one_step_later_without_a_copy(tmp_path):
+    """Also with one step or none, under names that HDF5 could take for formats, and after a move.
+
+    The views hold no data: a file with larger pictures grows by one copy of them.
+    """
+
+    def few(pixels: int) -> Iterator[Episode]:
+        for steps in (12, 1, 0):
+            item = make(steps, steps)
+            item.obs["50%b ü"] = item.obs["gripper"] + 1
+            noise = np.random.default_rng(0).integers(0, 256, (steps, pixels, pixels, 3), np.uint8)
+            yield dataclasses.replace(item, obs={**item.obs, "image": noise})
+
+    write(tmp_path / "x.hdf5", few(8), source="x")
+    (tmp_path / "sub").mkdir()
+    moved = (tmp_path / "x.hdf5").rename(tmp_path / "sub" / "y.hdf5")
+    with h5py.File(moved) as file:
+        for index, item in enumerate(few(8)):
+            views = file[f"data/demo_{index}/next_obs"]
+            assert set(views) == set(item.obs)
+            for name, array in item.obs.items():
+                assert views[name].dtype == array.dtype
+                expected = np.concatenate([array[1:], array[-1:]])
+                np.testing.assert_array_equal(views[name][()], expected)
+                assert views[name].id.get_storage_size() == 0
+    assert all("next" not in name for item in read(moved) for name, _ in item.arrays())
+    write(tmp_path / "large.hdf5", few(64), source="x")
+    more = (tmp_path / "large.hdf5").stat().st_size - moved.stat().st_size
+    pixels = 13 * 3 * (64**2 - 8**2)
+    assert more < 1.05 * pixels
+
+
+def test_the_legend_names_what_codes_mean(path, tmp_path):
+    """Classes, skills and objectives always; a source adds its own."""
+    default = {name: list(names) for name, names in LEGEND.items()}
+    with h5py.File(path) as file:
+        assert json.loads(file.attrs["legend"]) == default
+    own = {"labels/stress": ("slip", "push")}
+    write(tmp_path / "own.hdf5", [make()], source="x", legend=own)
+    with h5py.File(tmp_path / "own.hdf5") as file:
+        legend = json.loads(file.attrs["legend"])
+    assert legend == {**default, "labels/stress": ["slip", "push"]}
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8", ">f4", "i8", "?"])
+@pytest.mark.parametrize("shape", [(), (3,), (4000,), (8, 8, 3)])
+def test_any_array_comes_back_as_it_was(tmp_path, dtype, shape):
+    """Small and large ones, of other types and byte orders, and not contiguous in memory."""
+    steps = 6
+    array = np.random.default_rng(0).integers(0, 2, (*shape, steps)).astype(dtype)
+    item = make(steps=steps)
+    item.labels["x"] = np.moveaxis(array, -1, 0)
+    write(tmp_path / "x.hdf5", [item], source="x")
+    (back,) = read(tmp_path / "x.hdf5")
+    assert back.labels["x"].dtype == dtype
+    np.testing.assert_array_equal(back.labels["x"], item.labels["x"])
+
+
+def test_one_demo_is_read_by_its_number(path):
+    """The same as among the others; one that is not there is named."""
+    assert same(read_demo(path, 12), make(12, 15))
+    assert read_demo(path, 3, fields=()).obs == {}
+    with pytest.raises(UserError, match="demo_20 is missing"):
+        read_demo(path, 20)
 
 
 def test_a_file_without_episodes_is_valid(tmp_path):
@@ -357,6 +423,76 @@ def _flat_image(e):
     e.obs["image"] = e.obs["image"][..., 0]
 
 
+def _double_actions(e):
+    e.actions = e.actions.astype(np.float64)
+
+
+def _whole_rewards(e):
+    e.rewards = e.rewards.astype(np.int64)
+
+
+def _two_objectives(e):
+    e.vector_rewards = e.vector_rewards[:, :2]
+
+
+def _flat_actions(e):
+    e.actions = e.actions[:, 0]
+
+
+def _column_of_rewards(e):
+    e.rewards = e.rewards[:, None]
+
+
+def _float_dones(e):
+    e.dones = e.dones.astype(np.float32)
+
+
+def _done_twice(e):
+    e.dones[4] = 1
+
+
+def _done_two(e):
+    e.dones[-1] = 2
+
+
+def _wide_segmentation(e):
+    e.labels["segmentation"] = e.labels["segmentation"].astype(np.int64)
+
+
+def _eighth_class(e):
+    e.labels["segmentation"][3, 2, 1] = 7
+
+
+def _fifth_skill(e):
+    e.labels["skill"][3] = 4
+
+
+def _no_skill(e):
+    e.labels["skill"] = e.labels["skill"].astype(np.int8)
+    e.labels["skill"][3] = -1
+
+
+def _float_skill(e):
+    e.labels["skill"] = e.labels["skill"].astype(np.float32)
+
+
+def _time(e):
+    e.labels["time_s"] = np.arange(12) / 80
+    return e.labels["time_s"]
+
+
+def _time_stands(e):
+    _time(e)[5] = 4 / 80
+
+
+def _time_goes_back(e):
+    _time(e)[7:] -= 1
+
+
+def _short_time(e):
+    e.labels["time_s"] = _time(e).astype(np.float32)
+
+
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [
@@ -370,6 +506,22 @@ def _flat_image(e):
         (_float_image, ["obs/image: float32 (12, 8, 8, 3), not uint8 (T, H, W, 3)"]),
         (_grey_image, ["obs/image: uint8 (12, 8, 8, 1), not uint8 (T, H, W, 3)"]),
         (_flat_image, ["obs/image: uint8 (12, 8, 8), not uint8 (T, H, W, 3)"]),
+        (_double_actions, ["actions: float64, not float32"]),
+        (_whole_rewards, ["rewards: int64, not float32"]),
+        (_two_objectives, ["vector_rewards: (12, 2), not (T, 3)"]),
+        (_flat_actions, ["actions: (12,), not (T, A)"]),
+        (_column_of_rewards, ["rewards: (12, 1), not (T,)"]),
+        (_float_dones, ["dones: float32, not uint8 or bool"]),
+        (_done_twice, ["dones: 1 at step 4, before the last step"]),
+        (_done_two, ["dones: values other than 0 and 1"]),
+        (_wide_segmentation, ["labels/segmentation: int64, not uint8"]),
+        (_eighth_class, ["labels/segmentation: value 7, outside [0, 6]"]),
+        (_fifth_skill, ["labels/skill: value 4, outside [0, 3]"]),
+        (_no_skill, ["labels/skill: value -1, outside [0, 3]"]),
+        (_float_skill, ["labels/skill: float32, not integer"]),
+        (_time_stands, ["labels/time_s: stands still or goes back at step 5"]),
+        (_time_goes_back, ["labels/time_s: stands still or goes back at step 7"]),
+        (_short_time, ["labels/time_s: float32 (12,), not float64 (T,)"]),
     ],
 )
 def test_each_defect_is_found_and_nothing_else(spoil, found):
@@ -377,6 +529,57 @@ def test_each_defect_is_found_and_nothing_else(spoil, found):
     episode = make()
     episode = spoil(episode) or episode
     assert problems(episode) == found
+
+
+FROZEN = "obs/image: the same picture from step {} to {} while the robot moves"
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "found"),
+    [
+        (0, 29, [FROZEN.format(0, 29)]),
+        (3, 18, [FROZEN.format(3, 18)]),  # 16 of 30
+        (14, 29, [FROZEN.format(14, 29)]),
+        (3, 17, []),  # 15 of 30: not more than half
+        (0, 8, []),
+    ],
+)
+def test_a_frozen_camera_is_found(first, last, found):
+    """The same picture for most of an episode in which the hand moves."""
+    episode = make(steps=30)
+    episode.obs["image"][first : last + 1] = episode.obs["image"][first]
+    assert problems(episode) == found
+
+
+def test_a_camera_is_frozen_only_if_something_moves():
+    """A robot at rest sees the same; joints tell as well as the hand; without both it moves."""
+    episode = make(steps=30)
+    episode.obs["image"][:] = episode.obs["image"][0]
+    episode.obs["eef_pos"] = np.full((30, 3), 0.2, np.float32)
+    assert problems(episode) == []
+    episode.obs["joint_pos"] = np.linspace(0, 9e-4, 30, dtype=np.float32)[:, None]
+    assert problems(episode) == []
+    episode.obs["joint_pos"] *= 2
+    assert problems(episode) == [FROZEN.format(0, 29)]
+    del episode.obs["joint_pos"], episode.obs["eef_pos"]
+    assert problems(episode) == [FROZEN.format(0, 29)]
+
+
+@pytest.mark.parametrize("size", [8, 7])  # rows of whole 64-bit words, and others
+def test_dropped_frames_and_a_slow_camera_are_not_frozen(size):
+    """Stress of the simulator and 10 Hz on a 60 Hz clock are experience, not damage."""
+    rng = np.random.default_rng(0)
+    episode = make(steps=60)
+    episode.obs["image"] = rng.integers(1, 256, (60, size, size, 3), np.uint8)
+    episode.obs["image"][rng.random(60) < 0.4] = 0
+    assert problems(episode) == []
+    episode.obs["image"] = episode.obs["image"][np.arange(60) // 9 * 9]
+    assert problems(episode) == []
+    short = make(steps=9)
+    short.obs["image"][:] = 3
+    assert problems(short) == []
+    episode.obs["image"][:] = episode.obs["image"][1]
+    assert problems(episode) == [FROZEN.format(0, 59)]
 
 
 def test_every_defect_is_reported_not_only_the_first():

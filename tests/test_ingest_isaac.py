@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lib import episode
+from lib.episode import fingerprint
 from lib.episode.check import problems
 from lib.ingest.isaac import alignment, find_recordings, read_recordings
-from lib.ingest.manifest import build_manifest, fingerprint, why_not
+from lib.ingest.manifest import build_manifest, why_not
 from lib.ingest.pictures import square
 from lib.ingest.report import Report
 from lib.params import Phase1Isaac
@@ -247,14 +248,14 @@ def spoil_empty(demo, other):
 @pytest.mark.parametrize(
     "spoil, reason",
     [
-        (spoil_link, "/data/demo_1/actions is a link to elsewhere"),
-        (spoil_soft_link, "/data/demo_1/obs is a link to elsewhere"),
-        (spoil_virtual, "/data/demo_1/actions lies in another file"),
-        (spoil_external, "/data/demo_1/actions lies in another file"),
-        (spoil_text, "/data/demo_1/actions holds object, no numbers"),
+        (spoil_link, "/data/demo_1/actions: a link to elsewhere"),
+        (spoil_soft_link, "/data/demo_1/obs: a link to elsewhere"),
+        (spoil_virtual, "/data/demo_1/actions: shows data from elsewhere"),
+        (spoil_external, "/data/demo_1/actions: shows data from elsewhere"),
+        (spoil_text, "/data/demo_1/actions: holds object"),
         (spoil_nan, "actions: NaN or infinite"),
-        (spoil_missing, "/data/demo_1/actions is missing"),
-        (spoil_group, "/data/demo_1/actions is a group"),
+        (spoil_missing, "/data/demo_1/actions: missing"),
+        (spoil_group, "/data/demo_1/actions: a group"),
         (spoil_empty, "0 steps; at least 2 are needed"),
     ],
 )
@@ -287,7 +288,7 @@ def test_broken_files_are_named_and_the_good_one_comes_through(record, tmp_path)
     assert [item.key for item in found] == ["good/demo_0"]
     reasons = dict(skipped)
     assert set(reasons) == {f"{n}.hdf5" for n in ("truncated", "empty", "text", "nodata", "nodemo")}
-    assert reasons["nodata.hdf5"] == "/data is missing"
+    assert reasons["nodata.hdf5"] == "/data: missing"
     assert "no demo" in reasons["nodemo.hdf5"]
 
 

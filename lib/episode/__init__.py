@@ -2,7 +2,7 @@
 
 Layout of a file (T steps of one episode; image height H, width W; action size A)::
 
-    /                 attrs: schema, source
+    /                 attrs: schema, source, legend (JSON: names of columns and class indices)
     data              attrs: total (steps), env_args (JSON)
     data/demo_N       attrs: num_samples, key, tags (JSON)
       obs/*           (T, ...)  what the robot saw *before* each action; image is (T, H, W, 3) uint8
@@ -11,7 +11,12 @@ Layout of a file (T steps of one episode; image height H, width W; action size A
       dones           (T,)      uint8, 1 where the task ended (terminated, never truncated)
       vector_rewards  (T, 3)    float32: task, economic value, energy
       labels/*        (T, ...)  privileged: for supervision and metrics, never for the policy
+      labels/time_s   (T,)      float64, where known: seconds since the first step, increasing
+      next_obs/*      (T, ...)  obs one step later, a view (HDF5 virtual dataset), no copy
     mask/{train,valid,test}     names of the demos of each split
+
+The observation after the last action is not recorded: the last row of next_obs repeats the last of
+obs. Learners do not look at it where the task ended. robomimic wants next_obs; ``read`` leaves it.
 
 Files are written as a stream, one episode in memory at a time, and the same episodes give the
 same bytes. See https://robomimic.github.io/docs/datasets/overview.html for the layout.
@@ -21,7 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +34,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lib.episode.hdf5 import (
+    DAMAGE,
+    write_array,
+    write_count,
+    write_group,
+    write_next,
+    write_text,
+)
 from lib.errors import UserError
 from lib.files import atomic
 from lib.paths import relative
@@ -44,6 +57,13 @@ PRIMITIVES = ("background", "table", "arm", "gripper", "drawer_case", "drawer", 
 # Phases of a manipulation, the index is the value in labels/skill: approach, take hold, move the
 # part, and come back after the hold was lost.
 SKILLS = ("reach", "hook", "pull", "recover")
+
+# What the values, or the columns, of coded arrays are called.
+LEGEND = {
+    "labels/segmentation": PRIMITIVES,
+    "labels/skill": SKILLS,
+    "vector_rewards": OBJECTIVES,
+}
 
 
 @dataclass
@@ -108,6 +128,7 @@ def write(
     source: str,
     shares: Sequence[float] = (1.0, 0.0, 0.0),
     env_args: dict[str, Any] | None = None,
+    legend: Mapping[str, Sequence[str]] | None = None,
 ) -> int:
     """Streams episodes into a new file.
 
@@ -117,6 +138,8 @@ def write(
         source: Source name, e.g. ``"sima2"``.
         shares: Shares of train, valid and test.
         env_args: robomimic's description of the environment.
+        legend: Names of the columns or class indices of further arrays, by their path, e.g.
+            ``{"labels/stress": ["slip", "push"]}``.
 
     Returns:
         The number of episodes written.
@@ -127,15 +150,11 @@ def write(
     with atomic(path) as scratch, h5py.File(scratch, "w") as file:
         file.attrs["schema"] = SCHEMA
         file.attrs["source"] = source
+        file.attrs["legend"] = json.dumps({**LEGEND, **(legend or {})}, sort_keys=True)
         data = file.create_group("data")
         for episode in episodes:
             name = f"demo_{count}"
-            group = data.create_group(name)
-            group.attrs["num_samples"] = len(episode)
-            group.attrs["key"] = episode.key
-            group.attrs["tags"] = json.dumps(episode.tags, sort_keys=True, allow_nan=False)
-            for array_name, array in episode.arrays():
-                _write_array(group, array_name, array)
+            _write_episode(write_group(data, name), episode)
             masks[split_of(source, episode.key, shares)].append(name)
             count += 1
             total += len(episode)
@@ -146,16 +165,14 @@ def write(
     return count
 
 
-def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> None:
-    # Pictures are chunked a few frames each: a training batch reads single frames. Level 1 of
-    # gzip, which every HDF5 reader has, halves them at little cost.
-    if array.ndim >= 3:
-        chunks = (min(8, len(array)), *array.shape[1:])
-        group.create_dataset(
-            name, data=array, chunks=chunks, compression="gzip", compression_opts=1
-        )
-    else:
-        group.create_dataset(name, data=array)
+def _write_episode(group: h5py.Group, episode: Episode) -> None:
+    write_count(group, "num_samples", len(episode))
+    write_text(group, "key", episode.key)
+    write_text(group, "tags", json.dumps(episode.tags, sort_keys=True, allow_nan=False))
+    for name, array in episode.arrays():
+        write_array(group, name, array)
+    for name in sorted(episode.obs):
+        write_next(group, f"next_obs/{name}", f"obs/{name}", episode.obs[name])
 
 
 def open_file(path: Path) -> h5py.File:
@@ -173,8 +190,13 @@ def open_file(path: Path) -> h5py.File:
         raise UserError(f"{relative(path)}: not found; `dvc repro` writes it") from None
     except OSError as error:
         raise UserError(f"{relative(path)}: not a readable HDF5 file ({error})") from None
-    schema = file.attrs.get("schema")
-    if schema != SCHEMA:
+    try:
+        schema = file.attrs.get("schema")
+        known = schema is not None and bool(schema == SCHEMA)
+    except DAMAGE as error:
+        file.close()
+        raise UserError(f"{relative(path)}: damaged ({error})") from None
+    if not known:
         file.close()
         raise UserError(
             f"{relative(path)}: episode schema {schema}, this version reads {SCHEMA}; "
@@ -201,22 +223,41 @@ def read(
         try:
             wanted = {name.decode() for split in splits for name in file[f"mask/{split}"][()]}
             count = len(file["data"])
-        except (KeyError, AttributeError, TypeError) as error:
+        except DAMAGE as error:
             raise UserError(f"{relative(path)}: data or mask is damaged ({error})") from None
         for index in range(count):
             if f"demo_{index}" in wanted:
-                yield _read_episode(path, file[f"data/demo_{index}"], fields)
+                yield _read_episode(path, file, f"/data/demo_{index}", fields)
 
 
-def _read_episode(path: Path, group: h5py.Group, fields: Sequence[str] | None) -> Episode:
+def read_demo(path: Path, number: int, *, fields: Sequence[str] | None = None) -> Episode:
+    """Returns one episode of a file.
+
+    Args:
+        path: The file.
+        number: N of ``demo_N``.
+        fields: As for ``read``.
+
+    Raises:
+        UserError: If the file or the episode is missing or damaged.
+    """
+    with open_file(path) as file:
+        return _read_episode(path, file, f"/data/demo_{number}", fields)
+
+
+def _read_episode(path: Path, file: h5py.File, demo: str, fields: Sequence[str] | None) -> Episode:
     def arrays(folder: str) -> dict[str, np.ndarray]:
+        inside = group.get(folder, {})
         return {
-            name: dataset[()]
-            for name, dataset in group.get(folder, {}).items()
+            name: inside[name][()]
+            for name in inside
             if fields is None or f"{folder}/{name}" in fields
         }
 
     try:
+        group = file.get(demo)
+        if group is None:
+            raise UserError(f"{relative(path)}: {demo} is missing")
         return Episode(
             key=group.attrs["key"],
             obs=arrays("obs"),
@@ -225,10 +266,10 @@ def _read_episode(path: Path, group: h5py.Group, fields: Sequence[str] | None) -
             dones=group["dones"][()],
             vector_rewards=group["vector_rewards"][()],
             labels=arrays("labels"),
-            tags=json.loads(group.attrs["tags"]),
+            tags=dict(json.loads(group.attrs["tags"])),
         )
-    except (KeyError, OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{relative(path)}: {group.name} is damaged ({error})") from None
+    except DAMAGE as error:
+        raise UserError(f"{relative(path)}: {demo} is damaged ({error})") from None
 
 
 def checksum(episode: Episode) -> str:
@@ -242,3 +283,17 @@ def checksum(episode: Episode) -> str:
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
+
+
+def fingerprint(episode: Episode) -> str:
+    """Returns a SHA-256 of what the robot saw and did: equal for copies of another name.
+
+    Args:
+        episode: The episode, its observations and actions read.
+    """
+    digest = hashlib.sha256()
+    for name, array in episode.arrays():
+        if name == "actions" or name.startswith("obs/"):
+            digest.update(f"{name}{array.dtype}{array.shape}".encode(errors="backslashreplace"))
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -10,21 +10,7 @@ import numpy as np
 
 from lib.episode import PRIMITIVES
 from lib.evaluation.probe import TARGETS
-from lib.media import save
-
-# One colour a primitive, in their order; distinct also without red-green vision.
-PALETTE = np.array(
-    [
-        [230, 230, 230],
-        [160, 120, 80],
-        [178, 24, 43],
-        [0, 158, 200],
-        [60, 130, 60],
-        [150, 210, 90],
-        [255, 200, 0],
-    ],
-    np.uint8,
-)
+from lib.media import PALETTE, save
 
 
 def probe_scatter(path: Path, scatter: dict[str, np.ndarray], scores: dict[str, float]) -> None:

@@ -8,13 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lib.episode.hdf5 import MemberError, member
 from lib.ingest.report import UnusableError
-
-MOST = 2**30
-"""Numbers in one array; a few bytes of a file can claim any size and fill the memory."""
-
-DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)
-"""What h5py raises over broken bytes."""
 
 
 def child(group: h5py.Group, name: str, kind: type | tuple[type, ...]) -> Any:
@@ -31,21 +26,10 @@ def child(group: h5py.Group, name: str, kind: type | tuple[type, ...]) -> Any:
     Raises:
         UnusableError: If it is missing, of another kind, no numbers, or lies elsewhere.
     """
-    where = f"{group.name.rstrip('/')}/{name}"
-    link = group.get(name, getlink=True)
-    if link is None:
-        raise UnusableError(f"{where} is missing")
-    if not isinstance(link, h5py.HardLink):
-        raise UnusableError(f"{where} is a link to elsewhere; copy the data into the file")
-    member = group[name]
-    if not isinstance(member, kind):
-        raise UnusableError(f"{where} is a {type(member).__name__.lower()}")
-    if isinstance(member, h5py.Dataset):
-        if member.is_virtual or member.external:
-            raise UnusableError(f"{where} lies in another file; copy the data into the file")
-        if member.dtype.kind not in "biuf":
-            raise UnusableError(f"{where} holds {member.dtype}, no numbers")
-    return member
+    try:
+        return member(group, name, kind)
+    except MemberError as error:
+        raise UnusableError(f"{group.name.rstrip('/')}/{name}: {error}") from None
 
 
 def holds(group: h5py.Group, name: str) -> bool:
@@ -99,8 +83,6 @@ def array(group: h5py.Group, name: str) -> np.ndarray:
     dataset = child(group, name, h5py.Dataset)
     if dataset.ndim not in (1, 2):
         raise UnusableError(f"{name} is {dataset.ndim}-dimensional")
-    if dataset.size > MOST:
-        raise UnusableError(f"{name} is said to hold {dataset.size} numbers, too many for one demo")
     with np.errstate(over="ignore"):  # too large for float32 is infinite, and found as that
         values = dataset[()].astype(np.float32)
     return values[:, None] if values.ndim == 1 else values

@@ -20,8 +20,9 @@ import numpy as np
 
 from lib.episode import Episode
 from lib.episode.check import problems
+from lib.episode.hdf5 import DAMAGE
 from lib.ingest.folders import find
-from lib.ingest.hdf5 import DAMAGE, array, child, holds, members, numbered
+from lib.ingest.hdf5 import array, child, holds, members, numbered
 from lib.ingest.pictures import square
 from lib.ingest.report import Report, UnusableError, some
 from lib.ingest.series import unit_actions

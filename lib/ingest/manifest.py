@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import Counter, defaultdict
 from typing import Any
@@ -57,20 +56,6 @@ def why_not(item: Episode, task: str) -> dict[str, bool | str]:
         else:
             verdict[consumer] = True
     return verdict
-
-
-def fingerprint(item: Episode) -> str:
-    """Returns a SHA-256 of what the robot saw and did: equal for copies of another name.
-
-    Args:
-        item: The episode, all arrays read.
-    """
-    digest = hashlib.sha256()
-    for name, array in item.arrays():
-        if name == "actions" or name.startswith("obs/"):
-            digest.update(f"{name}{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def put_duplicates_aside(entries: list[dict[str, Any]], fingerprints: list[str]) -> None:
@@ -130,7 +115,7 @@ def build_manifest(
                 "tags": item.tags,
             }
         )
-        fingerprints.append(fingerprint(item))
+        fingerprints.append(episode.fingerprint(item))
         if "segmentation" in item.labels:
             kind = item.tags.get("labels", "unknown")
             label_kinds[source].add(kind)
