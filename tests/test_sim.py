@@ -684,6 +684,20 @@ def test_a_rollout_records_stress_by_step_and_by_episode(shared):
     )
 
 
+def test_pixel_labels_are_of_the_picture_beside_them_also_when_it_is_late(shared):
+    """Shifted by the latency against the labels of the same episode without it."""
+    prompt, late = (
+        rollout("drawer_open", 0, 0, settings(), 64, PRICES, "late", Stress(latency=severity))
+        for severity in (0.0, 1.0)
+    )
+    # The expert sees a late hand, so the two part after a while: the beginning is the same.
+    shown, labels = late.obs["image"][:8], late.labels["segmentation"][:8]
+    index = np.maximum(np.arange(8) - LATENCY_STEPS, 0)
+    same = (prompt.obs["image"][index] == shown).all((1, 2, 3))
+    assert same[: LATENCY_STEPS + 1].all()
+    np.testing.assert_array_equal(labels[same], prompt.labels["segmentation"][index][same])
+
+
 def test_a_rollout_takes_a_given_stress(shared):
     """For test sets of one kind and severity."""
     episode = rollout(

@@ -279,8 +279,16 @@ class ManipulationEnv(gym.Env):
             "stress": self._at_work,
         }
 
+    @property
+    def latency(self) -> int:
+        """Control steps by which this episode's observations come late."""
+        return self._drawn.latency
+
     def pixel_labels(self) -> np.ndarray:
-        """Returns the exact primitive of each pixel of the current scene, (H, W) uint8."""
+        """Returns the exact primitive of each pixel of the current scene, (H, W) uint8.
+
+        Of the scene as it is: the observation's picture may be late, or black.
+        """
         if self._scene is None:
             raise ValueError("pixel_labels needs an environment made with render=True")
         return self._scene.labels()

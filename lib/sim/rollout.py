@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -101,7 +101,8 @@ def rollout(
         The episode. ``actions`` are those executed, ``labels/expert_action`` what the expert
         would have done without noise or error, ``labels/state`` is the true state,
         ``labels/stress`` the severity of each stress where it was at work: when the step's
-        observation was taken or while its action was carried out.
+        observation was taken or while its action was carried out. ``labels/segmentation`` is of
+        the picture beside it, late or not; where that is black, of what it would have shown.
     """
     pictures = settings["pictures"]
     env = _worker_env(
@@ -113,11 +114,13 @@ def rollout(
         seed=episode_seed(seed, index, stream), options={"stress": stress}
     )
     steps: dict[str, list[Any]] = defaultdict(list)
+    late: deque[np.ndarray] = deque(maxlen=env.latency + 1)  # labels belong to their picture
     terminated = truncated = False
     while not (terminated or truncated):
         if pictures:
             steps["image"].append(observation["image"])
-            steps["segmentation"].append(env.pixel_labels())
+            late.append(env.pixel_labels())
+            steps["segmentation"].append(late[0])
         steps["proprio"].append(observation["proprio"])
         steps["skill"].append(info["skill"])
         steps["state"].append(info["state"])
