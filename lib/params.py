@@ -179,7 +179,9 @@ class Vision(Section):
     temperature: Positive
     projection_dim: Count
     reconstruction: NonNegative
+    motion: NonNegative
     shift_px: Annotated[int, Field(ge=0, le=32)]
+    blur: Share
     colour: Share
     noise: NonNegative
     ridge: Positive
@@ -199,6 +201,10 @@ class Rnn(Section):
     lr: Positive
     alpha: NonNegative
     beta: NonNegative
+    known_quantile: Annotated[float, Field(gt=0, lt=1)]
+    unknown_factor: Annotated[float, Field(gt=1)]
+    surprise_episodes: Count
+    surprise_severity: Share
 
     @model_validator(mode="after")
     def _horizon_fits(self) -> Rnn:

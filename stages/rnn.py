@@ -1,16 +1,19 @@
 """ConvGRU dynamics on the frozen features -> checkpoints/spatial_rnn.safetensors."""
 
+import torch
+
 from lib.checkpoint import save_checkpoint
 from lib.compute import start
-from lib.console import say
-from lib.evaluation.dynamics import prediction_skill
+from lib.console import say, track
+from lib.evaluation.dynamics import STEPS, prediction_skill
+from lib.evaluation.surprise import calibrate, episode_score, separation, suite, suite_kinds
 from lib.files import write_csv, write_json
 from lib.manifest import load_dataset
 from lib.models.convgru import ConvGRU
 from lib.params import load_params
 from lib.paths import FEATURES, METRICS, PLOTS, SPATIAL_RNN
 from lib.perception.encoder import load_backbone
-from lib.perception.memory import Normalizer
+from lib.perception.memory import Normalizer, episode_errors
 from lib.perception.store import load_frames
 from lib.stage import run
 from lib.training.loop import Curve
@@ -18,13 +21,13 @@ from lib.training.rnn import Windows, train_rnn
 
 
 def main() -> None:
-    """Trains the forward model and measures what it foresees on held-out episodes."""
-    params = load_params("seed", "compute", "safety", "rnn")
+    """Trains the forward model, calibrates surprise, and measures both on held-out episodes."""
+    params = load_params("task", "seed", "compute", "safety", "phase1", "rnn")
     settings = params.rnn
     fabric = start(params.compute, params.seed)
-    digest = load_backbone().digest
+    backbone = load_backbone()
     dataset = load_dataset("rnn", ["actions"])
-    features = load_frames(FEATURES, settings.levels, dataset, digest)
+    features = load_frames(FEATURES, settings.levels, dataset, backbone.digest)
     train = dataset.rows(["train"])
     normalize = Normalizer.of({level: values[train] for level, values in features.items()})
     channels = {level: int(values.shape[1]) for level, values in features.items()}
@@ -37,32 +40,49 @@ def main() -> None:
         curve = train_rnn(model, windows, normalize, settings, params.safety, fabric)
     else:
         say("rnn: use_neural is false, persistence serves")
+    trained = model.cpu().eval() if settings.use_neural else None
+    scale = calibrate(
+        trained, features, dataset, normalize, settings.known_quantile, settings.unknown_factor
+    )
     config = {
         "levels": channels,
         "hidden_channels": settings.hidden_channels,
         "action_dim": action_dim,
-        "backbone": digest,
+        "backbone": backbone.digest,
         "use_neural": settings.use_neural,
+        "surprise": {"known": scale.known, "unknown": scale.unknown},
     }
-    save_checkpoint(
-        SPATIAL_RNN,
-        "spatial_rnn",
-        config,
-        {"rnn": model.state_dict(), "mean": normalize.mean, "std": normalize.std},
-    )
+    parts = {
+        "rnn": model.state_dict(),
+        "mean": normalize.mean,
+        "std": normalize.std,
+        "surprise": scale.variance,
+    }
+    save_checkpoint(SPATIAL_RNN, "spatial_rnn", config, parts)
 
-    held_out = Windows(features, dataset, ["test"], settings.warmup + 8, stride=4)
-    trained = model.cpu().eval() if settings.use_neural else None
-    skill, shuffled, by_step = prediction_skill(
+    held_out = Windows(features, dataset, ["test"], settings.warmup + STEPS, stride=4)
+    skill, by_step = prediction_skill(
         trained, held_out, normalize, settings.warmup, seed=params.seed
     )
-    write_json(
-        METRICS / "rnn.json",
-        {"loss": curve.losses(), "skill": skill, "skill_shuffled_actions": shuffled},
+    episodes = suite(
+        params.task,
+        params.phase1.seed,
+        backbone.image_size,
+        settings.surprise_episodes,
+        settings.surprise_severity,
+        params.safety.worker_timeout_s,
     )
+    scores = []
+    count = len(suite_kinds(settings.surprise_episodes))
+    for kind, images, actions in track(episodes, "surprise", count, "episodes"):
+        z = normalize(backbone(images))
+        errors = episode_errors(trained, z, torch.from_numpy(actions))
+        scores.append((kind, episode_score(scale, errors)))
+    surprise = separation(scores)
+    write_json(METRICS / "rnn.json", {"loss": curve.losses(), **skill, "surprise": surprise})
     write_csv(PLOTS / "rnn_loss.csv", curve.rows)
     write_csv(PLOTS / "rnn_skill.csv", by_step)
-    say(f"skill against persistence: {skill}, with shuffled actions: {shuffled}")
+    say(f"skill against persistence {skill['skill']}, AUROC of surprise {surprise['auroc']}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import copy
 
+import numpy as np
+
 from lib.checkpoint import save_checkpoint
 from lib.compute import start
 from lib.console import say
-from lib.evaluation.figures import probe_scatter
-from lib.evaluation.probe import probe
+from lib.evaluation.figures import neighbour_sheet, probe_scatter
+from lib.evaluation.probe import neighbours, probe
 from lib.files import write_csv, write_json
 from lib.manifest import load_dataset
 from lib.params import load_params
@@ -21,6 +23,8 @@ from lib.training.vision import (
     calibrate_batch_norm,
     train_backbone,
 )
+
+QUERIES, NEIGHBOURS = 6, 3  # of the picture sheet
 
 
 def main() -> None:
@@ -37,8 +41,7 @@ def main() -> None:
 
     curve = Curve.off("contrastive", "total")
     if settings.use_neural:
-        train = images[dataset.rows(["train"])]
-        curve = train_backbone(model, train, settings, params.safety, fabric)
+        curve = train_backbone(model, dataset, settings, params.safety, fabric)
     else:
         say("vision: use_neural is false, the random frozen backbone serves")
         model.load_state_dict(random.state_dict())
@@ -61,12 +64,10 @@ def main() -> None:
     baseline = encode_all(random, images, [EMBEDDED_LEVEL], "encoding frames, random weights")
     keep = dataset.rows_of(labelled)
     states = labelled.arrays["labels/state"]
-    nominal, stressed, scatter = probe(
-        features[EMBEDDED_LEVEL][keep], states, labelled, settings.ridge
-    )
-    random_scores, random_stressed, _ = probe(
-        baseline[EMBEDDED_LEVEL][keep], states, labelled, settings.ridge
-    )
+    # Of the map that both are judged by, the labelled frames alone.
+    maps = {"trained": features[EMBEDDED_LEVEL][keep], "random": baseline[EMBEDDED_LEVEL][keep]}
+    nominal, stressed, scatter = probe(maps["trained"], states, labelled, settings.ridge)
+    random_scores, random_stressed, _ = probe(maps["random"], states, labelled, settings.ridge)
     write_json(
         METRICS / "vision.json",
         {
@@ -79,6 +80,10 @@ def main() -> None:
     )
     write_csv(PLOTS / "vision_loss.csv", curve.rows)
     probe_scatter(PLOTS / "vision_probe.png", scatter, nominal)
+    test = labelled.rows(["test"])
+    queries = test[np.linspace(0, len(test) - 1, QUERIES + 2, dtype=int)[1:-1]]
+    found = {name: neighbours(x, labelled, queries, NEIGHBOURS) for name, x in maps.items()}
+    neighbour_sheet(PLOTS / "vision_neighbours.png", images[keep], states[:, :3], queries, found)
     say(f"probe R2 {nominal.get('min_r2')}, random weights {random_scores.get('min_r2')}")
 
 

@@ -74,6 +74,16 @@ def test_nt_xent_equals_its_definition_written_as_a_loop(temperature):
     close(nt_xent(z1, z2, temperature), nt_xent_by_definition(z1, z2, temperature), 1e-10)
 
 
+@pytest.mark.parametrize(
+    ("temperature", "value"),
+    [(0.1, 5.340266261971359), (0.5, 2.3697066552960786), (2.0, 2.198709812261061)],
+)
+def test_nt_xent_equals_that_of_pytorch_metric_learning(temperature, value):
+    """What SelfSupervisedLoss(NTXentLoss(temperature)) of version 2.9.0 gave for these inputs."""
+    z1, z2 = normal(5, 7, seed=1), normal(5, 7, seed=2)
+    close(nt_xent(z1, z2, temperature), value, 1e-9)
+
+
 def test_nt_xent_of_two_orthogonal_pairs_is_the_value_by_hand():
     """Two perfect pairs, orthogonal to each other, t = 1: -log(e / (e + 2)) for every view."""
     z = torch.eye(2, dtype=torch.float64)

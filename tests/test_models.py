@@ -17,6 +17,7 @@ from lib.models.backbone import (
     ProjectionHead,
     ReconstructionHead,
     RegNetBlock,
+    conv_norm,
     regnet_widths,
     trunk_shape,
 )
@@ -107,6 +108,25 @@ def test_every_trunk_has_four_stages_whose_groups_divide_their_widths(size, bloc
     shape = trunk_shape(size, block)
     assert len(shape.widths) == len(shape.depths) == 4
     assert all(width % shape.group_width == 0 for width in shape.widths)
+
+
+@pytest.mark.parametrize(("block", "published"), [("X", 5_157_512), ("Y", 4_344_144)])
+def test_400mf_trunks_have_as_many_parameters_as_published(block, published):
+    """With 1000 classes: X as in pycls and timm (5.2 M in the paper), Y also as in torchvision."""
+    backbone = Backbone("400MF", block)
+    width = trunk_shape("400MF", block).widths[-1]
+    head = torch.nn.Linear(width, 1000)
+    assert sum(map(parameters, (backbone.stem, backbone.stages, head))) == published
+
+
+def test_torchvisions_regnet_x_400mf_differs_in_its_last_width_alone():
+    """It rounds 392 channels up to 400, pycls down to 384; then the number is torchvision's."""
+    blocks, inputs = torch.nn.ModuleList([conv_norm(3, 32, 3, stride=2)]), 32
+    for width, depth in zip((32, 64, 160, 400), (1, 2, 7, 12), strict=True):
+        for index in range(depth):
+            blocks.append(RegNetBlock(inputs, width, 1 if index else 2, 16, excite=False))
+            inputs = width
+    assert parameters(blocks) + parameters(torch.nn.Linear(400, 1000)) == 5_495_976
 
 
 @pytest.mark.parametrize("block", ["X", "Y"])
@@ -245,6 +265,26 @@ def test_rollout_equals_a_naive_loop_over_observe_and_predict(warmup):
                 close(predictions[name][t], imagined[name])
     assert predictions["p4"].shape == (4, 2, 3, 4, 4)
     assert hidden["p5"].shape == (5, 2, 4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("p3",), ("p4",), ("p5",), ("p3", "p4"), ("p3", "p5"), ("p4", "p5"), ("p3", "p4", "p5")],
+)
+def test_convgru_runs_any_combination_of_levels_each_as_if_alone(names):
+    """Levels do not mix: a level's predictions are those of a model that has no other."""
+    sizes = {"p3": 6, "p4": 3, "p5": 2}
+    model = ConvGRU(dict.fromkeys(names, 3), action_dim=2, hidden_channels=4).double()
+    randomise(model)
+    z = {name: normal(4, 2, 3, sizes[name], sizes[name]) for name in names}
+    actions = normal(4, 2, 2)
+    predictions, hidden = model.rollout(z, actions, 2)
+    assert list(predictions) == list(hidden) == list(names)
+    for name in names:
+        alone = ConvGRU({name: 3}, action_dim=2, hidden_channels=4).double()
+        part = {k: v for k, v in model.state_dict().items() if f".{name}." in k}
+        alone.load_state_dict(part)
+        close(predictions[name], alone.rollout({name: z[name]}, actions, 2)[0][name])
 
 
 def test_convgru_starts_as_exact_persistence():

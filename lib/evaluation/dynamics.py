@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,56 +11,71 @@ from torch import Tensor
 from lib.models.convgru import ConvGRU
 
 HORIZONS = (1, 4, 8)
+STEPS = max(HORIZONS)
 BATCH = 64
 
 
 @torch.inference_mode()
 def prediction_skill(
     model: ConvGRU | None, windows, normalize, warmup: int, *, seed: int
-) -> tuple[dict[str, float], dict[str, float], list[dict[str, float]]]:
-    """Open-loop skill after a warm-up of real frames, 1 - MSE / MSE of persistence.
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Skill, 1 - MSE / MSE of persistence, of predictions after a warm-up of real frames.
 
     MSE is that of normalised features, over all windows and positions. Persistence repeats the
-    last real frame.
+    last real frame. Open loop, the model goes on from its own predictions; teacher-forced, it
+    sees every real frame and predicts the next one.
 
     Args:
         model: The RNN; None for persistence itself, whose skill is 0.
-        windows: Held-out windows (``lib.training.rnn.Windows``).
+        windows: Held-out windows (``lib.training.rnn.Windows``), ``warmup + STEPS`` frames each.
         normalize: Of the features.
         warmup: Real frames.
-        seed: Shuffles the actions among windows.
+        seed: Shuffles the actions among all windows.
 
     Returns:
-        Skill at HORIZONS; the same with the future actions of other windows; and a row a step
-        for a plot.
+        ``skill`` open loop at HORIZONS; ``skill_teacher_forced``; ``skill_shuffled_actions``, open
+        loop with the actions after the warm-up from another window; ``skill_shuffled_windows``,
+        with all of them from another window. And a row a step for a plot.
     """
-    steps = 8
-    sums = np.zeros((3, steps))  # model, model with shuffled actions, persistence
     rng = np.random.default_rng(seed)
+    others = rng.permutation(len(windows))
+    names = ("skill", "skill_shuffled_actions", "skill_shuffled_windows")
+    errors = {name: np.zeros(STEPS) for name in (*names, "persistence")}
+    forced = {"model": 0.0, "persistence": 0.0}
     for start in range(0, len(windows), BATCH):
-        maps, actions = windows.batch(np.arange(start, min(start + BATCH, len(windows))))
+        chosen = np.arange(start, min(start + BATCH, len(windows)))
+        maps, actions = windows.batch(chosen)
+        _, other = windows.batch(others[chosen])
         z = normalize(maps)
-        shuffled = actions.clone()
-        shuffled[warmup - 1 :] = actions[warmup - 1 :, rng.permutation(actions.shape[1])]
+        later = actions.clone()
+        later[warmup - 1 :] = other[warmup - 1 :]
+        for name, taken in zip(names, (actions, later, other), strict=True):
+            predicted = _rollout(model, z, taken, warmup)
+            for level, real in z.items():
+                errors[name] += _squared(predicted[level][warmup - 1 :], real[warmup:])
+        predicted = _rollout(model, z, actions, len(actions))
         for level, real in z.items():
-            future = real[warmup : warmup + steps]
-            sums[2] += _squared(real[warmup - 1], future)
-            for row, given in enumerate((actions, shuffled)):
-                if model is None:
-                    sums[row] += _squared(real[warmup - 1], future)
-                    continue
-                predicted, _ = model.rollout(z, given, warmup)
-                sums[row] += _squared(predicted[level][warmup - 1 :][:steps], future)
-    skill, skill_shuffled = (1 - sums[row] / sums[2] for row in (0, 1))
-    rows = [
-        {"k": k + 1, "skill": float(skill[k]), "skill_shuffled_actions": float(skill_shuffled[k])}
-        for k in range(steps)
-    ]
-    return (
-        {f"k{k}": round(float(skill[k - 1]), 6) for k in HORIZONS},
-        {f"k{k}": round(float(skill_shuffled[k - 1]), 6) for k in HORIZONS},
-        rows,
-    )
+            future = real[warmup:]
+            errors["persistence"] += _squared(real[warmup - 1], future)
+            forced["model"] += _squared(predicted[level][warmup - 1 :], future).sum()
+            forced["persistence"] += _squared(real[warmup - 1 : -1], future).sum()
+    skill = {name: 1 - errors[name] / errors["persistence"] for name in names}
+    rows = [{"k": k + 1, **{name: float(skill[name][k]) for name in names}} for k in range(STEPS)]
+    metrics: dict[str, Any] = {
+        name: {f"k{k}": round(float(skill[name][k - 1]), 6) for k in HORIZONS} for name in names
+    }
+    metrics["skill_teacher_forced"] = round(1 - forced["model"] / forced["persistence"], 6)
+    return metrics, rows
+
+
+def _rollout(
+    model: ConvGRU | None, z: dict[str, Tensor], actions_TBA: Tensor, warmup: int
+) -> dict[str, Tensor]:
+    """Predictions (T - 1, B, C, H, W) of the model, or of persistence."""
+    if model is not None:
+        return model.rollout(z, actions_TBA, warmup)[0]
+    seen = torch.arange(len(actions_TBA) - 1).clamp_max(warmup - 1)
+    return {level: real[seen] for level, real in z.items()}
 
 
 def _squared(predicted: Tensor, real_TBCHW: Tensor) -> np.ndarray:

@@ -34,6 +34,61 @@ def probe_scatter(path: Path, scatter: dict[str, np.ndarray], scores: dict[str, 
     save(figure, path)
 
 
+def neighbour_sheet(
+    path: Path,
+    images: np.ndarray,
+    hand: np.ndarray,
+    queries: np.ndarray,
+    found: dict[str, tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Shows test frames and the frames of other episodes that each backbone finds most alike.
+
+    Args:
+        path: The PNG.
+        images: (N, H, W, 3) uint8.
+        hand: (N, 3) true position of the hand, m.
+        queries: (Q,) rows of the test frames.
+        found: Rows and similarities, (Q, K) each, by backbone (``lib.evaluation.probe``).
+    """
+    # A narrow empty column sets the backbones apart.
+    widths = [1.0]
+    for rows, _ in found.values():
+        widths += [0.15, *[1.0] * rows.shape[1]]
+    figure, axes = plt.subplots(
+        len(queries),
+        len(widths),
+        figsize=(1.45 * sum(widths) + 0.4, 1.75 * len(queries) + 0.9),
+        width_ratios=widths,
+        squeeze=False,
+        constrained_layout=True,
+    )
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    axes[0, 0].set_title("test frame", fontsize=9)
+    for line, query in enumerate(queries):
+        axes[line, 0].imshow(images[query], interpolation="nearest")
+    column = 1
+    for name, (rows, similarities) in found.items():
+        column += 1
+        for rank in range(rows.shape[1]):
+            axes[0, column].set_title(f"{name}: {rank + 1}", fontsize=9)
+            for line, query in enumerate(queries):
+                row, axis = rows[line, rank], axes[line, column]
+                axis.imshow(images[row], interpolation="nearest")
+                apart = 100 * np.linalg.norm(hand[row] - hand[query])
+                note = f"cos {similarities[line, rank]:.2f}, hand {apart:.1f} cm"
+                axis.set_xlabel(note, fontsize=7)
+            column += 1
+    figure.suptitle(
+        "Nearest frames of other episodes by cosine similarity of the frozen features, trained "
+        "and random;\nbelow each its similarity and how far its hand is from the test frame's",
+        fontsize=10,
+    )
+    save(figure, path)
+
+
 def confusion_figure(path: Path, counts: np.ndarray) -> None:
     """Plots a confusion matrix, each row as shares of the true class.
 
@@ -55,7 +110,8 @@ def confusion_figure(path: Path, counts: np.ndarray) -> None:
     axis.set_yticks(range(len(PRIMITIVES)), PRIMITIVES)
     axis.set_xlabel("predicted primitive")
     axis.set_ylabel("true primitive")
-    axis.set_title("Segmenter on held-out episodes: share of the true class")
+    # Above everything: over the axis alone it would run under the colour bar.
+    figure.suptitle("Segmenter on held-out episodes: share of the true class")
     figure.colorbar(image, label="share of pixels")
     save(figure, path)
 

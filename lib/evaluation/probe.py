@@ -60,3 +60,36 @@ def _scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     values = {f"{name}_r2": float(v) for name, v in zip(TARGETS, r2(truth, predicted), strict=True)}
     values["min_r2"] = min(values.values())
     return {name: round(value, 6) for name, value in values.items()}
+
+
+def neighbours(
+    features_NCHW: np.ndarray, dataset: Dataset, queries: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the frames of other episodes that look most alike to frozen features.
+
+    An episode gives its nearest frame only: the frames around it are nearly the same picture.
+
+    Args:
+        features_NCHW: Frozen features of every step of the dataset.
+        dataset: Its episodes.
+        queries: (Q,) rows.
+        count: How many, at most; fewer where there are fewer other episodes.
+
+    Returns:
+        Rows (Q, K) and their cosine similarities to the query, (Q, K), the nearest first. The mean
+        over all frames is taken off first, or everything would be alike.
+    """
+    x = features_NCHW.reshape(len(features_NCHW), -1).astype(np.float32)
+    x -= x.mean(0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-12
+    similarity = x[queries] @ x.T
+    best = np.empty((len(queries), len(dataset.episodes)), np.int64)
+    values = np.empty(best.shape, np.float32)
+    for column, episode in enumerate(dataset.episodes):
+        part = similarity[:, episode.rows]
+        best[:, column] = part.argmax(1) + episode.start
+        own = (queries >= episode.start) & (queries < episode.stop)
+        values[:, column] = np.where(own, -np.inf, part.max(1))
+    count = min(count, len(dataset.episodes) - 1)
+    order = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(best, order, 1), np.take_along_axis(values, order, 1)

@@ -1,12 +1,13 @@
-"""The frozen spatial RNN: how it is loaded and stepped.
+"""The frozen spatial RNN: how it is loaded and stepped, and how surprised it is.
 
 Tensor suffixes: B batch, N steps of a dataset, C channels, H height, W width, A action.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 from lib.checkpoint import load_checkpoint
 from lib.errors import UserError
 from lib.models.convgru import ConvGRU
-from lib.paths import SPATIAL_RNN, relative
+from lib.paths import BACKBONE, SPATIAL_RNN, relative
 from lib.perception.encoder import freeze
+
+VARIANCE_FLOOR = 0.02  # of the mean nominal error: where nothing moves it would be next to nothing
 
 
 class Normalizer:
@@ -54,6 +57,105 @@ class Normalizer:
         return {k: (features[k].float() - self.mean[k]) / self.std[k] for k in self.mean}
 
 
+class Surprise(NamedTuple):
+    """How far some frames are from what was foreseen.
+
+    Attributes:
+        value: (B,) squared prediction error over that of nominal episodes; about 1 is nominal.
+        ood_severity: (B,) in [0, 1], rising with ``value``.
+        novelty_tier: (B,) 0 known, 1 unusual, 2 unknown.
+    """
+
+    value: np.ndarray
+    ood_severity: np.ndarray
+    novelty_tier: np.ndarray
+
+
+class SurpriseScale:
+    """What prediction errors are usual: calibrated on nominal episodes that were held out.
+
+    Every number of a feature map has a nominal error of its own, so that a small error where
+    nothing ever moves weighs as much as a large one around the hand.
+    """
+
+    def __init__(self, variance: Mapping[str, Tensor], known: float, unknown: float) -> None:
+        """Takes a calibration.
+
+        Args:
+            variance: (C, H, W) nominal squared error by level.
+            known: Value up to which a frame is known: tier 0, severity 0.
+            unknown: Value from which it is unknown: tier 2, severity 1.
+        """
+        self.variance, self.known, self.unknown = dict(variance), known, unknown
+
+    @classmethod
+    def of(
+        cls, errors: Sequence[Mapping[str, Tensor]], quantile: float, factor: float
+    ) -> SurpriseScale:
+        """Calibrates on nominal episodes.
+
+        Args:
+            errors: Prediction errors (T, C, H, W) by level, of each episode.
+            quantile: Share of the nominal frames that are known.
+            factor: A frame ``factor`` times as surprising as the least unusual one is unknown.
+        """
+        variance = {}
+        for level in errors[0]:
+            square = torch.cat([e[level] for e in errors]).square().mean(0)
+            variance[level] = square + VARIANCE_FLOOR * square.mean()
+        scale = cls(variance, 1.0, 2.0)
+        values = torch.cat([scale.value(e) for e in errors]).double()
+        known = float(torch.quantile(values, quantile))
+        return cls(variance, known, known * factor)
+
+    def value(self, errors: Mapping[str, Tensor]) -> Tensor:
+        """Returns the squared errors (B,) over the nominal ones, their mean over all levels.
+
+        Args:
+            errors: (B, C, H, W) by level.
+        """
+        shares = [
+            (errors[name].square() / variance).mean((1, 2, 3))
+            for name, variance in self.variance.items()
+        ]
+        return torch.stack(shares).mean(0)
+
+    def judge(self, errors: Mapping[str, Tensor]) -> Surprise:
+        """Turns errors into severity and tier.
+
+        Severity rises with the logarithm of the value from 0 at ``known`` to 1 at ``unknown``.
+
+        Args:
+            errors: (B, C, H, W) by level.
+        """
+        value = self.value(errors).double().numpy()
+        span = np.log(self.unknown / self.known)
+        severity = np.clip(np.log(np.maximum(value, 1e-12) / self.known) / span, 0.0, 1.0)
+        tier = (value > self.known).astype(np.int64) + (value >= self.unknown)
+        return Surprise(value, severity, tier)
+
+
+@torch.inference_mode()
+def episode_errors(
+    model: ConvGRU | None, z: Mapping[str, Tensor], actions_TA: Tensor
+) -> dict[str, Tensor]:
+    """Predicts every frame of an episode from the real ones before it.
+
+    Args:
+        model: The RNN in evaluation mode; None for persistence.
+        z: Normalised features (T, C, H, W) by level.
+        actions_TA: Action taken on each frame.
+
+    Returns:
+        Prediction minus truth, (T - 1, C, H, W) by level; the first is about the second frame.
+    """
+    if model is None:
+        return {name: x[:-1] - x[1:] for name, x in z.items()}
+    sequence = {name: x[:, None] for name, x in z.items()}
+    predicted, _ = model.rollout(sequence, actions_TA[:, None], len(actions_TA))
+    return {name: x[:, 0] - z[name][1:] for name, x in predicted.items()}
+
+
 class SpatialMemory:
     """The trained RNN without gradients, or persistence where ``rnn.use_neural`` was off.
 
@@ -77,11 +179,12 @@ class SpatialMemory:
         config = checkpoint.config
         if config["backbone"] != backbone_digest:
             raise UserError(
-                f"{relative(path)}: trained on backbone {config['backbone']}, not on "
-                f"{backbone_digest}; run `dvc repro rnn`"
+                f"{relative(path)}: trained on backbone {config['backbone']}, but "
+                f"{relative(BACKBONE)} holds {backbone_digest}; run `dvc repro rnn`"
             )
         self.levels: list[str] = list(config["levels"])
         self.normalize = Normalizer(checkpoint.part("mean"), checkpoint.part("std"))
+        self.surprise = SurpriseScale(checkpoint.part("surprise"), **config["surprise"])
         self._model: ConvGRU | None = None
         if config["use_neural"]:
             model = ConvGRU(config["levels"], config["action_dim"], config["hidden_channels"])
@@ -116,3 +219,31 @@ class SpatialMemory:
         keep_B = (~first_B).float()
         state = {name: h * keep_B[:, None, None, None] for name, h in state.items()}
         return self._model.observe(z, previous_action_BA * keep_B[:, None], state)
+
+    @torch.inference_mode()
+    def predict(
+        self, features: Mapping[str, Tensor], action_BA: Tensor, state: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Foresees the next frame.
+
+        Args:
+            features: Backbone maps (B, C, H, W) of the present frame by level.
+            action_BA: Action taken on seeing it.
+            state: What ``step`` returned for it.
+
+        Returns:
+            Normalised features by level.
+        """
+        z = self.normalize(features)
+        return z if self._model is None else self._model.predict(z, action_BA, state)
+
+    @torch.inference_mode()
+    def judge(self, predicted: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Surprise:
+        """Says how far a frame is from what was foreseen.
+
+        Args:
+            predicted: What ``predict`` returned a step before.
+            features: Backbone maps (B, C, H, W) of the frame by level.
+        """
+        z = self.normalize(features)
+        return self.surprise.judge({name: predicted[name] - z[name] for name in predicted})

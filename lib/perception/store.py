@@ -15,9 +15,10 @@ import numpy as np
 from lib.errors import UserError
 from lib.files import atomic
 from lib.manifest import Dataset
-from lib.paths import relative
+from lib.paths import BACKBONE, FEATURES, GEOMETRY, SEGMENTER, relative
 
 SCHEMA = 1
+MAKERS = {FEATURES: BACKBONE, GEOMETRY: SEGMENTER}  # whose weights made which file
 
 
 def write_frames(
@@ -60,10 +61,16 @@ def load_frames(
     except OSError as error:
         raise UserError(f"{relative(path)}: not readable ({error}); run `dvc repro`") from None
     with file:
-        if file.attrs.get("schema") != SCHEMA or file.attrs.get("made_by") != made_by:
+        if file.attrs.get("schema") != SCHEMA:
             raise UserError(
-                f"{relative(path)}: made by weights {file.attrs.get('made_by')}, the checkpoint "
-                f"has {made_by}; run `dvc repro`"
+                f"{relative(path)}: schema {file.attrs.get('schema')}, this version reads "
+                f"{SCHEMA}; run `dvc repro`"
+            )
+        if file.attrs.get("made_by") != made_by:
+            maker = relative(MAKERS[path]) if path in MAKERS else "the checkpoint"
+            raise UserError(
+                f"{relative(path)}: made by weights {file.attrs.get('made_by')}, but {maker} holds "
+                f"{made_by}; run `dvc repro`"
             )
         out: dict[str, np.ndarray] = {}
         for name in names:

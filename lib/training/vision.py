@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from lib.losses.contrastive import nt_xent
+from lib.manifest import Dataset, Reference
 from lib.models.backbone import Backbone, ProjectionHead, ReconstructionHead
 from lib.params import Safety, Vision
-from lib.training.augment import Augment
+from lib.perception.encoder import to_unit
+from lib.training.augment import Augment, shifted
 from lib.training.loop import Curve, Optimizer, fit, warmup_cosine
 
 EMBEDDED_LEVEL = "p4"  # the map that is compared: it keeps where things are
@@ -41,17 +46,45 @@ def calibrate_batch_norm(model: Backbone, images_NHW3: np.ndarray, seed: int) ->
     rows = np.random.default_rng(seed).choice(len(images_NHW3), CALIBRATION_BATCHES * 64)
     model.train()
     for batch in np.split(np.sort(rows), CALIBRATION_BATCHES):
-        model(torch.from_numpy(images_NHW3[batch]).permute(0, 3, 1, 2).float() / 255)
+        model(to_unit(images_NHW3[batch]))
+
+
+def mean_pictures(images_NHW3: Tensor, episodes: Sequence[Reference]) -> Tensor:
+    """Returns the mean picture of each episode at half size, (E, 3, H/2, W/2) in [0, 1].
+
+    Args:
+        images_NHW3: uint8.
+        episodes: Their rows.
+    """
+    means = [to_unit(images_NHW3[e.rows][::4]).mean(0) for e in episodes]
+    return F.avg_pool2d(torch.stack(means), 2)
+
+
+def motion_weights(target_B3HW: Tensor, scene_B3HW: Tensor, settings: Vision) -> Tensor:
+    """Weighs the pixels of a reconstruction by how much they move in their episode.
+
+    The hand is a hundredth of the picture; unweighted, wood and wall outvote it.
+
+    Args:
+        target_B3HW: What is to be reconstructed.
+        scene_B3HW: The mean picture of each episode.
+        settings: ``motion`` is the weight of the mean motion over that of standing still.
+
+    Returns:
+        (B, 1, H, W), their mean is one.
+    """
+    motion = (target_B3HW - scene_B3HW).abs().mean(1, keepdim=True)
+    return (1 + settings.motion * motion / (motion.mean() + 1e-6)) / (1 + settings.motion)
 
 
 def train_backbone(
-    model: Backbone, images_NHW3: np.ndarray, settings: Vision, safety: Safety, fabric: Fabric
+    model: Backbone, dataset: Dataset, settings: Vision, safety: Safety, fabric: Fabric
 ) -> Curve:
     """Trains a backbone with NT-Xent and, if weighted, reconstruction.
 
     Args:
         model: Trained in place.
-        images_NHW3: uint8 training pictures.
+        dataset: Holds ``obs/image``; the training episodes are used.
         settings: The recipe.
         safety: Clipping and NaN guard.
         fabric: Device and precision.
@@ -60,34 +93,46 @@ def train_backbone(
         Curves of ``contrastive``, ``reconstruction`` and ``total``.
     """
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-    augment = Augment(settings.shift_px, settings.colour, settings.noise, generator)
-    side = -(-images_NHW3.shape[1] // 16)  # of P4
+    augment = Augment(
+        settings.shift_px, settings.colour, settings.noise, generator, blur=settings.blur
+    )
+    episodes = [e for e in dataset.episodes if e.split == "train"]
+    images = torch.from_numpy(dataset.arrays["obs/image"])
+    frames = torch.from_numpy(dataset.rows(["train"]))
+    episode_of = torch.repeat_interleave(
+        torch.arange(len(episodes)), torch.tensor([len(e) for e in episodes])
+    )
+    side = -(-images.shape[1] // 16)  # of P4
     channels = model.channels[EMBEDDED_LEVEL]
     head = ProjectionHead(channels * side * side, 256, settings.projection_dim)
     decoder = ReconstructionHead(channels) if settings.reconstruction else None
     trained = torch.nn.ModuleList([m for m in (model, head, decoder) if m is not None])
     trained = trained.to(fabric.device).train()
-    images = torch.from_numpy(images_NHW3)
-    batch = min(settings.batch_size, len(images))
+    batch = min(settings.batch_size, len(frames))
+    scenes = mean_pictures(images, episodes) if decoder is not None else None
 
     def losses_of_step(step: int) -> dict[str, torch.Tensor]:
-        rows = torch.randperm(len(images), generator=generator)[:batch]
-        chosen = images[rows]
-        views = torch.cat([augment(chosen), augment(chosen)]).to(fabric.device)
+        picked = torch.randperm(len(frames), generator=generator)[:batch]
+        chosen = images[frames[picked]]
+        shifts = augment.shifts(batch)
+        views = torch.cat([augment(chosen, shifts), augment(chosen)]).to(fabric.device)
         maps = model(views)[EMBEDDED_LEVEL]
         z1, z2 = head(maps.flatten(1)).float().chunk(2)
         losses = {"contrastive": nt_xent(z1, z2, settings.temperature)}
         losses["total"] = losses["contrastive"]
         if decoder is not None:
-            # The clean picture from one view: the features must hold what the view's colour
-            # and noise hide.
-            clean = chosen.permute(0, 3, 1, 2).float().div(255).to(fabric.device)
+            # The clean picture from one view: the features must hold what the view's blur,
+            # colour and noise hide. It is shifted as the view is: nobody could guess the shift,
+            # and the features would have to be vague about where things are.
+            clean = to_unit(shifted(chosen, shifts)).to(fabric.device)
             decoded = decoder(maps[:batch]).float()
             target = F.interpolate(clean, size=decoded.shape[-2:], mode="area")
-            losses["reconstruction"] = F.mse_loss(decoded, target)
+            scene = scenes[episode_of[picked]].to(fabric.device)
+            squares, weights = (decoded - target).square(), motion_weights(target, scene, settings)
+            losses["reconstruction"] = squares.mean()
             # Pixels are worth more where pictures differ: divide by their variance.
             variance = target.var(dim=0).mean() + 1e-4
-            weighted = settings.reconstruction * losses["reconstruction"] / variance
+            weighted = settings.reconstruction * (weights * squares).mean() / variance
             losses["total"] = losses["total"] + weighted
         return losses
 

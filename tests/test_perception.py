@@ -1,0 +1,332 @@
+"""Views, probes, skill and surprise: numbers by hand; and files that do not belong together."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from lib.checkpoint import load_checkpoint, save_checkpoint
+from lib.errors import UserError
+from lib.evaluation.dynamics import HORIZONS, STEPS, prediction_skill
+from lib.evaluation.probe import neighbours
+from lib.evaluation.surprise import DYNAMIC, VISUAL, auroc, calibrate, separation, suite_kinds
+from lib.manifest import Dataset, Reference
+from lib.models.backbone import Backbone
+from lib.models.convgru import ConvGRU
+from lib.params import load_params
+from lib.paths import BACKBONE, FEATURES, GEOMETRY, SEGMENTER, relative
+from lib.perception import store
+from lib.perception.encoder import load_backbone, to_unit
+from lib.perception.memory import Normalizer, SpatialMemory, SurpriseScale, episode_errors
+from lib.training.augment import Augment, shifted
+from lib.training.rnn import Windows
+from lib.training.vision import mean_pictures, motion_weights
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    """A generator of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(count: int = 4) -> torch.Tensor:
+    """Random (count, 16, 12, 3) uint8 pictures."""
+    return torch.randint(0, 256, (count, 16, 12, 3), dtype=torch.uint8, generator=generator(1))
+
+
+def dataset(*lengths: int, splits: str = "train", stress: tuple[dict, ...] = ()) -> Dataset:
+    """Episodes of these lengths, with random actions."""
+    episodes, start = [], 0
+    for index, length in enumerate(lengths):
+        tags = {"stress": stress[index] if stress else {}, "visual": False}
+        split = splits.split()[index % len(splits.split())]
+        episodes.append(Reference("sima2", f"{index:06d}", split, start, start + length, tags))
+        start += length
+    actions = np.random.default_rng(0).normal(size=(start, 2)).astype(np.float32)
+    return Dataset({"actions": actions}, episodes)
+
+
+# Views
+
+
+def test_a_view_without_strength_is_the_picture():
+    """Nothing is changed that no parameter asks for; memory is channels last."""
+    view = Augment(0, 0.0, 0.0, generator())(pictures())
+    torch.testing.assert_close(view, to_unit(pictures()))
+    assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_shift_moves_the_content_and_repeats_the_border():
+    """Row r, column c of the view is row r + down, column c + right, or the nearest there is."""
+    shifts = torch.tensor([[2, -1, 0, 3], [0, 1, -2, -3]])
+    view = Augment(3, 0.0, 0.0, generator())(pictures(), shifts)
+    torch.testing.assert_close(view, to_unit(shifted(pictures(), shifts)))
+    for index, (down, right) in enumerate(shifts.T.tolist()):
+        rows = (torch.arange(16) + down).clamp(0, 15)
+        columns = (torch.arange(12) + right).clamp(0, 11)
+        expected = to_unit(pictures())[index][:, rows][:, :, columns]
+        torch.testing.assert_close(view[index], expected)
+
+
+def test_a_blur_spreads_a_point_by_its_variance_and_keeps_the_light():
+    """The second moment along a side is sigma squared; the sum over the picture stays."""
+    point = torch.zeros(64, 9, 9, 3, dtype=torch.uint8)
+    point[:, 4, 4] = 255
+    views = Augment(0, 0.0, 0.0, generator(), blur=0.8)(point)
+    torch.testing.assert_close(views.sum((2, 3)), torch.ones(64, 3))
+    moment = (views.sum(2) * (torch.arange(9) - 4.0) ** 2).sum(2)
+    assert 0.5 < moment.max() <= 0.8**2 + 1e-6
+    assert moment.min() < 0.1
+    torch.testing.assert_close(moment, (views.sum(3) * (torch.arange(9) - 4.0) ** 2).sum(2))
+
+
+def test_a_blur_wider_than_its_kernel_is_refused():
+    """Three taps have a variance of one at most."""
+    with pytest.raises(ValueError, match="blur"):
+        Augment(0, 0.0, 0.0, generator(), blur=1.5)
+
+
+def test_noise_and_colour_have_the_strength_that_was_asked_for():
+    """Grey pictures: the noise's standard deviation, brightness within its range, no clipping."""
+    grey = torch.full((64, 24, 24, 3), 128, dtype=torch.uint8)
+    noisy = Augment(0, 0.0, 0.05, generator())(grey)
+    assert noisy.std().item() == pytest.approx(0.05, rel=0.05)
+    assert (noisy[0] != noisy[1]).any()
+    means = Augment(0, 0.4, 0.0, generator())(grey).mean((1, 2, 3)) / (128 / 255)
+    assert means.min() > 1 - 0.4 * 1.25
+    assert means.max() < 1 + 0.4 * 1.25
+    assert means.std() > 0.1
+
+
+def test_views_depend_on_the_generator_alone():
+    """The same seed gives the same views, the next call others."""
+    first, second = (Augment(2, 0.4, 0.03, generator(5), blur=0.6) for _ in range(2))
+    view = first(pictures())
+    assert (view == second(pictures())).all()
+    assert (view != first(pictures())).any()
+
+
+def test_what_moves_in_its_episode_weighs_more():
+    """Weights average to one; a pixel of mean motion weighs 1 + motion times a still one."""
+    still = torch.full((2, 8, 8, 3), 100, dtype=torch.uint8)
+    episodes = dataset(1, 1).episodes
+    scene = mean_pictures(still, episodes)
+    assert scene.shape == (2, 3, 4, 4)
+    target = scene.clone()
+    target[:, :, :2] += 0.2  # half of the picture moved
+    settings = load_params("vision").vision.model_copy(update={"motion": 3.0})
+    weights = motion_weights(target, scene, settings)
+    assert weights.mean().item() == pytest.approx(1.0, rel=1e-4)
+    assert (weights[:, :, 0] / weights[:, :, 3]).mean().item() == pytest.approx(7.0, rel=1e-3)
+
+
+# Neighbours
+
+
+def test_neighbours_are_the_most_alike_frames_of_other_episodes_one_each():
+    """By hand: directions in a plane; the query's own episode is left out."""
+    angle = np.deg2rad([0, 10, 20, 180, 4, 90, 270, 5])
+    features = np.stack([np.cos(angle), np.sin(angle)], 1).reshape(8, 2, 1, 1)
+    features -= features.mean(0)
+    rows, similarity = neighbours(features, dataset(3, 2, 2, 1), np.array([0]), 2)
+    assert rows.tolist() == [[7, 4]] or rows.tolist() == [[4, 7]]
+    assert (np.diff(similarity[0]) <= 0).all()
+    assert (similarity > 0.98).all()
+    rows, _ = neighbours(features, dataset(3, 2, 2, 1), np.array([0, 7]), 9)
+    assert rows.shape == (2, 3)
+    assert not set(rows[0]) & {0, 1, 2}
+
+
+# Skill
+
+
+def walk(lengths: tuple[int, ...]) -> tuple[dict[str, np.ndarray], Dataset]:
+    """Features that move by the action: z_{t+1} = z_t + a_t."""
+    data = dataset(*lengths)
+    z = np.zeros((len(data), 2, 3, 3), np.float32)
+    for episode in data.episodes:
+        for t in range(episode.start, episode.stop - 1):
+            z[t + 1] = z[t] + data.arrays["actions"][t][:, None, None]
+    return {"p4": z}, data
+
+
+def one(level: str, channels: int) -> Normalizer:
+    """A normalizer that changes nothing."""
+    return Normalizer({level: torch.zeros(channels, 1, 1)}, {level: torch.ones(channels, 1, 1)})
+
+
+class Integrator(ConvGRU):
+    """Knows the truth of ``walk``."""
+
+    def rollout(self, z, actions_TBA, warmup):
+        """Adds up the actions."""
+        predictions, last = [], None
+        for t in range(len(actions_TBA) - 1):
+            last = (z["p4"][t] if t < warmup else last) + actions_TBA[t][..., None, None]
+            predictions.append(last)
+        return {"p4": torch.stack(predictions)}, {}
+
+
+def test_skill_is_one_for_the_truth_zero_for_persistence_and_lost_with_other_actions():
+    """Open loop and teacher-forced; shuffled futures and shuffled windows."""
+    features, data = walk((30, 40))
+    windows = Windows(features, data, ["train"], 4 + STEPS, stride=2)
+    model = Integrator({"p4": 2}, 2, 4)
+    metrics, rows = prediction_skill(model, windows, one("p4", 2), 4, seed=0)
+    assert all(metrics["skill"][f"k{k}"] == pytest.approx(1.0, abs=1e-5) for k in HORIZONS)
+    assert metrics["skill_teacher_forced"] == pytest.approx(1.0, abs=1e-5)
+    for name in ("skill_shuffled_actions", "skill_shuffled_windows"):
+        assert max(metrics[name].values()) < 0.3
+    assert [row["k"] for row in rows] == list(range(1, STEPS + 1))
+    metrics, _ = prediction_skill(None, windows, one("p4", 2), 4, seed=0)
+    assert metrics["skill"] == dict.fromkeys(("k1", "k4", "k8"), 0.0)
+    assert metrics["skill_teacher_forced"] == 0.0
+
+
+# Surprise
+
+
+def test_surprise_is_one_on_average_where_it_was_calibrated_and_grows_with_the_error():
+    """Errors twice as large are four times as surprising; severity and tiers are monotone."""
+    errors = {"p4": torch.randn(400, 2, 3, 3, generator=generator())}
+    scale = SurpriseScale.of([errors], quantile=0.9, factor=3.0)
+    value = scale.value(errors)
+    assert value.mean().item() == pytest.approx(1.0, rel=0.05)
+    torch.testing.assert_close(scale.value({"p4": 2 * errors["p4"]}), 4 * value)
+    judged = scale.judge(errors)
+    assert (judged.novelty_tier == 0).mean() == pytest.approx(0.9, abs=0.01)
+    assert (judged.ood_severity[judged.novelty_tier == 0] == 0).all()
+    growing = {"p4": torch.ones(50, 2, 3, 3) * torch.linspace(0, 4, 50)[:, None, None, None]}
+    judged = scale.judge(growing)
+    for values in (judged.value, judged.ood_severity, judged.novelty_tier):
+        assert (np.diff(values) >= 0).all()
+    assert (judged.ood_severity[0], judged.ood_severity[-1]) == (0.0, 1.0)
+    assert set(judged.novelty_tier) == {0, 1, 2}
+
+
+def test_auroc_counts_pairs_and_ties_by_half():
+    """By hand."""
+    assert auroc([3, 1], [2, 1]) == (1 + 1 + 0 + 0.5) / 4
+    assert auroc([2.0], [1.0]) == 1.0
+
+
+def test_separation_pools_visual_and_dynamic_kinds_and_reports_every_one():
+    """Action noise and latency are told beside, not in the pooled figure."""
+    kinds = suite_kinds(2)
+    assert kinds[:6] == ["nominal"] * 6
+    scores = [(kind, 0.0 if kind in ("nominal", "latency") else 1.0) for kind in kinds]
+    result = separation(scores)
+    assert result["auroc"] == 1.0
+    assert result["latency"] == 0.5
+    assert set(result) == {"auroc", *VISUAL, *DYNAMIC, "action_noise", "latency"}
+
+
+def test_calibration_takes_nominal_validation_episodes_only():
+    """A stressed validation episode and the training ones have no say."""
+    stress = ({}, {"action_noise": 0.2}, {"push": 0.5})
+    data = dataset(20, 20, 20, splits="train valid valid", stress=stress)
+    z = np.random.default_rng(0).normal(size=(60, 2, 3, 3)).astype(np.float32)
+    before = calibrate(None, {"p4": z}, data, one("p4", 2), 0.99, 3.0)
+    z[:20], z[40:] = 9.0, -9.0
+    after = calibrate(None, {"p4": z}, data, one("p4", 2), 0.99, 3.0)
+    torch.testing.assert_close(before.variance["p4"], after.variance["p4"])
+    assert before.known == after.known
+    z[20:40] *= 2
+    wider = calibrate(None, {"p4": z}, data, one("p4", 2), 0.99, 3.0)
+    torch.testing.assert_close(wider.variance["p4"], 4 * before.variance["p4"])
+
+
+def test_calibration_without_a_nominal_episode_is_refused():
+    """One line that says what to do."""
+    data = dataset(20, splits="valid", stress=({"push": 0.5},))
+    with pytest.raises(UserError, match="no episode is nominal"):
+        calibrate(None, {"p4": np.zeros((20, 2, 3, 3))}, data, one("p4", 2), 0.99, 3.0)
+
+
+# Files that belong together
+
+
+def save_memory(path, backbone: str, use_neural: bool = True) -> ConvGRU:
+    """Writes an RNN of one level."""
+    torch.manual_seed(0)
+    model = ConvGRU({"p4": 2}, 2, 4)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    config = {
+        "levels": {"p4": 2},
+        "hidden_channels": 4,
+        "action_dim": 2,
+        "backbone": backbone,
+        "use_neural": use_neural,
+        "surprise": {"known": 2.0, "unknown": 6.0},
+    }
+    normalize = one("p4", 2)
+    parts = {
+        "rnn": model.state_dict(),
+        "mean": normalize.mean,
+        "std": normalize.std,
+        "surprise": {"p4": torch.ones(2, 3, 3)},
+    }
+    save_checkpoint(path, "spatial_rnn", config, parts)
+    return model
+
+
+@pytest.mark.parametrize("use_neural", [True, False])
+def test_memory_predicts_and_judges_step_by_step_as_over_an_episode(tmp_path, use_neural):
+    """step, predict and judge in turn give the surprise of episode_errors."""
+    model = save_memory(tmp_path / "rnn.safetensors", "abc", use_neural)
+    memory = SpatialMemory(tmp_path / "rnn.safetensors", backbone_digest="abc")
+    z = torch.randn(6, 2, 3, 3, generator=generator())
+    actions = torch.randn(6, 2, generator=generator(1))
+    errors = episode_errors(model if use_neural else None, {"p4": z}, actions)
+    state, foreseen, values = None, None, []
+    for t in range(6):
+        frame = {"p4": z[t : t + 1]}
+        if foreseen is not None:
+            values.append(memory.judge(foreseen, frame).value[0])
+        before = actions[max(t - 1, 0)][None]
+        state = memory.step(frame, before, state, torch.tensor([t == 0]))
+        foreseen = memory.predict(frame, actions[t : t + 1], state)
+    assert_allclose(values, memory.surprise.value(errors), rtol=1e-5)
+
+
+def test_memory_of_another_backbone_is_refused_naming_both_files(tmp_path):
+    """One line: the RNN, the backbone, both digests."""
+    save_memory(tmp_path / "rnn.safetensors", "abc")
+    with pytest.raises(UserError) as error:
+        SpatialMemory(tmp_path / "rnn.safetensors", backbone_digest="xyz")
+    message = str(error.value)
+    assert "rnn.safetensors" in message and relative(BACKBONE) in message
+    assert "abc" in message and "xyz" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(("name", "maker"), [(FEATURES, BACKBONE), (GEOMETRY, SEGMENTER)])
+def test_frames_of_other_weights_are_refused_naming_both_files(tmp_path, monkeypatch, name, maker):
+    """Features name the backbone, geometry the segmenter."""
+    path = tmp_path / name.name
+    monkeypatch.setitem(store.MAKERS, path, store.MAKERS[name])
+    data = dataset(3, 4)
+    values = {"p4": np.arange(7, dtype=np.float16)[:, None]}
+    store.write_frames(path, values, data, "abc")
+    loaded = store.load_frames(path, ["p4"], data, "abc")
+    assert (loaded["p4"] == values["p4"]).all()
+    with pytest.raises(UserError) as error:
+        store.load_frames(path, ["p4"], data, "xyz")
+    message = str(error.value)
+    assert name.name in message and relative(maker) in message
+    assert "abc" in message and "xyz" in message and "\n" not in message
+
+
+def test_the_frozen_backbone_has_no_gradients_and_one_that_is_not_frozen_is_refused(tmp_path):
+    """Evaluation mode, flag and digest; the flag decides."""
+    path = tmp_path / "backbone.safetensors"
+    config = {"size": "tiny", "block": "X", "pyramid_channels": 8, "image_size": 32}
+    parts = {"backbone": Backbone("tiny", "X", 8).state_dict()}
+    digest = save_checkpoint(path, "backbone", {**config, "frozen": True}, parts)
+    frozen = load_backbone(path)
+    assert frozen.digest == digest == load_checkpoint(path, "backbone").digest
+    assert not frozen.model.training
+    assert not any(p.requires_grad for p in frozen.model.parameters())
+    assert not frozen(np.zeros((1, 32, 32, 3), np.uint8))["p4"].requires_grad
+    save_checkpoint(path, "backbone", {**config, "frozen": False}, parts)
+    with pytest.raises(UserError, match="not frozen"):
+        load_backbone(path)
