@@ -223,7 +223,11 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_numbers_as_dvc_writes_them_are_numbers(file):
     """`dvc exp run -S vision.lr=1e-5` writes 1e-05, which YAML 1.1 reads as text."""
-    file.write_text(file.read_text().replace("  lr: 0.002 ", "  lr: 1e-05 ", 1))
+    text, count = re.subn(
+        r"(\nvision:.*?\n  lr: )\S+", r"\g<1>1e-05", file.read_text(), count=1, flags=re.DOTALL
+    )
+    assert count == 1
+    file.write_text(text)
     lr = load_params("vision", path=file).vision.lr
     assert isinstance(lr, float)
     assert lr == 1e-05

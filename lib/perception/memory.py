@@ -162,7 +162,10 @@ class SpatialMemory:
     Persistence remembers the last frame: its state is that frame's features.
 
     Attributes:
+        digest: Of its checkpoint.
         levels: Pyramid levels it reads.
+        normalize: Of the features.
+        surprise: What prediction errors are usual.
     """
 
     def __init__(self, path: Path = SPATIAL_RNN, *, backbone_digest: str) -> None:
@@ -182,6 +185,7 @@ class SpatialMemory:
                 f"{relative(path)}: trained on backbone {config['backbone']}, but "
                 f"{relative(BACKBONE)} holds {backbone_digest}; run `dvc repro rnn`"
             )
+        self.digest = checkpoint.digest
         self.levels: list[str] = list(config["levels"])
         self.normalize = Normalizer(checkpoint.part("mean"), checkpoint.part("std"))
         self.surprise = SurpriseScale(checkpoint.part("surprise"), **config["surprise"])

@@ -74,7 +74,9 @@ def train_rnn(
     safety: Safety,
     fabric: Fabric,
 ) -> Curve:
-    """Trains on windows: real frames through the warm-up, own predictions after it.
+    """Trains on windows: real frames through a warm-up, own predictions after it.
+
+    The warm-up of a batch is drawn from one frame to ``settings.warmup``.
 
     Args:
         model: Trained in place.
@@ -93,7 +95,9 @@ def train_rnn(
     def losses_of_step(step: int) -> dict[str, Tensor]:
         maps, actions = windows.batch(rng.choice(len(windows), settings.batch_size))
         z = {name: x.to(fabric.device) for name, x in normalize(maps).items()}
-        predicted, hidden = model.rollout(z, actions.to(fabric.device), settings.warmup)
+        # With one real frame it cannot see which way things move: it has to go by the actions.
+        warmup = int(rng.integers(1, settings.warmup + 1))
+        predicted, hidden = model.rollout(z, actions.to(fabric.device), warmup)
         target = [z[name][1:] for name in predicted]
         return dynamics_loss(
             [x.float() for x in predicted.values()],
