@@ -50,14 +50,9 @@ def main() -> None:
         "action_dim": action_dim,
         "backbone": backbone.digest,
         "use_neural": settings.use_neural,
-        "surprise": {"known": scale.known, "unknown": scale.unknown},
+        "surprise": scale.config(),
     }
-    parts = {
-        "rnn": model.state_dict(),
-        "mean": normalize.mean,
-        "std": normalize.std,
-        "surprise": scale.variance,
-    }
+    parts = {"rnn": model.state_dict(), "mean": normalize.mean, "std": normalize.std}
     save_checkpoint(SPATIAL_RNN, "spatial_rnn", config, parts)
 
     held_out = Windows(features, dataset, ["test"], settings.warmup + STEPS, stride=4)

@@ -17,7 +17,14 @@ from lib.params import load_params
 from lib.paths import BACKBONE, FEATURES, GEOMETRY, SEGMENTER, relative
 from lib.perception import store
 from lib.perception.encoder import load_backbone, to_unit
-from lib.perception.memory import Normalizer, SpatialMemory, SurpriseScale, episode_errors
+from lib.perception.memory import (
+    AHEAD,
+    Normalizer,
+    SpatialMemory,
+    SurpriseScale,
+    episode_errors,
+    imagine,
+)
 from lib.training.augment import Augment, shifted
 from lib.training.rnn import Windows
 from lib.training.vision import mean_pictures, motion_weights
@@ -228,11 +235,11 @@ def test_calibration_takes_nominal_validation_episodes_only():
     before = calibrate(None, {"p4": z}, data, one("p4", 2), 0.99, 3.0)
     z[:20], z[40:] = 9.0, -9.0
     after = calibrate(None, {"p4": z}, data, one("p4", 2), 0.99, 3.0)
-    torch.testing.assert_close(before.variance["p4"], after.variance["p4"])
+    assert before.nominal == after.nominal
     assert before.known == after.known
     z[20:40] *= 2
     wider = calibrate(None, {"p4": z}, data, one("p4", 2), 0.99, 3.0)
-    torch.testing.assert_close(wider.variance["p4"], 4 * before.variance["p4"])
+    assert wider.nominal["p4"] == pytest.approx(4 * before.nominal["p4"])
 
 
 def test_calibration_without_a_nominal_episode_is_refused():
@@ -257,36 +264,46 @@ def save_memory(path, backbone: str, use_neural: bool = True) -> ConvGRU:
         "action_dim": 2,
         "backbone": backbone,
         "use_neural": use_neural,
-        "surprise": {"known": 2.0, "unknown": 6.0},
+        "surprise": {"nominal": {"p4": 0.5}, "known": 2.0, "unknown": 6.0},
     }
     normalize = one("p4", 2)
     parts = {
         "rnn": model.state_dict(),
         "mean": normalize.mean,
         "std": normalize.std,
-        "surprise": {"p4": torch.ones(2, 3, 3)},
     }
     save_checkpoint(path, "spatial_rnn", config, parts)
     return model
 
 
 @pytest.mark.parametrize("use_neural", [True, False])
-def test_memory_predicts_and_judges_step_by_step_as_over_an_episode(tmp_path, use_neural):
-    """step, predict and judge in turn give the surprise of episode_errors."""
+def test_memory_foresees_and_judges_step_by_step_as_over_an_episode(tmp_path, use_neural):
+    """step, foresee and judge in turn give the surprise of episode_errors."""
     model = save_memory(tmp_path / "rnn.safetensors", "abc", use_neural)
     memory = SpatialMemory(tmp_path / "rnn.safetensors", backbone_digest="abc")
-    z = torch.randn(6, 2, 3, 3, generator=generator())
-    actions = torch.randn(6, 2, generator=generator(1))
+    z = torch.randn(AHEAD + 3, 2, 3, 3, generator=generator())
+    actions = torch.randn(AHEAD + 3, 2, generator=generator(1))
     errors = episode_errors(model if use_neural else None, {"p4": z}, actions)
-    state, foreseen, values = None, None, []
-    for t in range(6):
-        frame = {"p4": z[t : t + 1]}
-        if foreseen is not None:
-            values.append(memory.judge(foreseen, frame).value[0])
-        before = actions[max(t - 1, 0)][None]
-        state = memory.step(frame, before, state, torch.tensor([t == 0]))
-        foreseen = memory.predict(frame, actions[t : t + 1], state)
-    assert_allclose(values, memory.surprise.value(errors), rtol=1e-5)
+    assert errors["p4"].shape == (3, 2, 3, 3)
+    state = None
+    for t in range(3):
+        frame, first = {"p4": z[t : t + 1]}, torch.tensor([t == 0])
+        state = memory.step(frame, actions[max(t - 1, 0)][None], state, first)
+        foreseen = memory.foresee(frame, actions[t : t + AHEAD, None], state)
+        judged = memory.judge(foreseen, {"p4": z[t + AHEAD : t + AHEAD + 1]})
+        assert_allclose(judged.value, memory.surprise.value(errors)[t : t + 1], rtol=1e-5)
+
+
+def test_imagining_is_the_open_loop_of_a_rollout():
+    """From the last real frame on, both give the same prediction."""
+    torch.manual_seed(0)
+    model = ConvGRU({"p4": 2}, 2, 4)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    z, actions = {"p4": torch.randn(7, 3, 2, 4, 4)}, torch.randn(7, 3, 2)
+    predictions, hidden = model.rollout(z, actions, 3)
+    foreseen = imagine(model, {"p4": z["p4"][2]}, actions[2:6], {"p4": hidden["p4"][2]})
+    torch.testing.assert_close(foreseen["p4"], predictions["p4"][-1])
 
 
 def test_memory_of_another_backbone_is_refused_naming_both_files(tmp_path):

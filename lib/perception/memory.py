@@ -6,8 +6,9 @@ Tensor suffixes: B batch, N steps of a dataset, C channels, H height, W width, A
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from lib.models.convgru import ConvGRU
 from lib.paths import BACKBONE, SPATIAL_RNN, relative
 from lib.perception.encoder import freeze
 
-VARIANCE_FLOOR = 0.02  # of the mean nominal error: where nothing moves it would be next to nothing
+AHEAD = 8  # steps that surprise looks back: what goes wrong slowly does not show in one
 
 
 class Normalizer:
@@ -72,21 +73,17 @@ class Surprise(NamedTuple):
 
 
 class SurpriseScale:
-    """What prediction errors are usual: calibrated on nominal episodes that were held out.
+    """What prediction errors are usual: calibrated on nominal episodes that were held out."""
 
-    Every number of a feature map has a nominal error of its own, so that a small error where
-    nothing ever moves weighs as much as a large one around the hand.
-    """
-
-    def __init__(self, variance: Mapping[str, Tensor], known: float, unknown: float) -> None:
+    def __init__(self, nominal: Mapping[str, float], known: float, unknown: float) -> None:
         """Takes a calibration.
 
         Args:
-            variance: (C, H, W) nominal squared error by level.
+            nominal: Mean squared error of nominal episodes by level.
             known: Value up to which a frame is known: tier 0, severity 0.
             unknown: Value from which it is unknown: tier 2, severity 1.
         """
-        self.variance, self.known, self.unknown = dict(variance), known, unknown
+        self.nominal, self.known, self.unknown = dict(nominal), known, unknown
 
     @classmethod
     def of(
@@ -99,24 +96,26 @@ class SurpriseScale:
             quantile: Share of the nominal frames that are known.
             factor: A frame ``factor`` times as surprising as the least unusual one is unknown.
         """
-        variance = {}
-        for level in errors[0]:
-            square = torch.cat([e[level] for e in errors]).square().mean(0)
-            variance[level] = square + VARIANCE_FLOOR * square.mean()
-        scale = cls(variance, 1.0, 2.0)
-        values = torch.cat([scale.value(e) for e in errors]).double()
-        known = float(torch.quantile(values, quantile))
-        return cls(variance, known, known * factor)
+        nominal = {
+            level: float(torch.cat([e[level] for e in errors]).double().square().mean()) + 1e-12
+            for level in errors[0]
+        }
+        value = cls(nominal, 1.0, 2.0).value
+        known = float(torch.quantile(torch.cat([value(e) for e in errors]).double(), quantile))
+        return cls(nominal, known, known * factor)
+
+    def config(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps: the arguments of the constructor."""
+        return {"nominal": self.nominal, "known": self.known, "unknown": self.unknown}
 
     def value(self, errors: Mapping[str, Tensor]) -> Tensor:
-        """Returns the squared errors (B,) over the nominal ones, their mean over all levels.
+        """Returns the mean squared error of each frame (B,) over the nominal one, all levels alike.
 
         Args:
             errors: (B, C, H, W) by level.
         """
         shares = [
-            (errors[name].square() / variance).mean((1, 2, 3))
-            for name, variance in self.variance.items()
+            errors[k].square().mean((1, 2, 3)) / nominal for k, nominal in self.nominal.items()
         ]
         return torch.stack(shares).mean(0)
 
@@ -135,11 +134,34 @@ class SurpriseScale:
         return Surprise(value, severity, tier)
 
 
+def imagine(
+    model: ConvGRU | None, z: Mapping[str, Tensor], actions_TBA: Tensor, h: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Predicts open loop, from one real frame on.
+
+    Args:
+        model: The RNN; None for persistence.
+        z: Normalised features (B, C, H, W) of the frame by level.
+        actions_TBA: Actions taken from that frame on.
+        h: Hidden state by level, after the frame was taken in.
+
+    Returns:
+        Normalised features by level, T steps after the frame.
+    """
+    if model is None:
+        return dict(z)
+    z = model.predict(z, actions_TBA[0], h)
+    for before, action in pairwise(actions_TBA):
+        h = model.observe(z, before, h)
+        z = model.predict(z, action, h)
+    return dict(z)
+
+
 @torch.inference_mode()
 def episode_errors(
     model: ConvGRU | None, z: Mapping[str, Tensor], actions_TA: Tensor
 ) -> dict[str, Tensor]:
-    """Predicts every frame of an episode from the real ones before it.
+    """Predicts every frame of an episode from those up to AHEAD steps before it.
 
     Args:
         model: The RNN in evaluation mode; None for persistence.
@@ -147,13 +169,17 @@ def episode_errors(
         actions_TA: Action taken on each frame.
 
     Returns:
-        Prediction minus truth, (T - 1, C, H, W) by level; the first is about the second frame.
+        Prediction minus truth, (T - AHEAD, C, H, W) by level; the first is about frame AHEAD.
     """
-    if model is None:
-        return {name: x[:-1] - x[1:] for name, x in z.items()}
-    sequence = {name: x[:, None] for name, x in z.items()}
-    predicted, _ = model.rollout(sequence, actions_TA[:, None], len(actions_TA))
-    return {name: x[:, 0] - z[name][1:] for name, x in predicted.items()}
+    count = len(actions_TA) - AHEAD
+    hidden: dict[str, Tensor] = {}
+    if model is not None:
+        sequence = {name: x[:, None] for name, x in z.items()}
+        _, hidden = model.rollout(sequence, actions_TA[:, None], len(actions_TA))
+    taken = torch.stack([actions_TA[step : step + count] for step in range(AHEAD)])
+    state = {name: x[:count, 0] for name, x in hidden.items()}
+    foreseen = imagine(model, {name: x[:count] for name, x in z.items()}, taken, state)
+    return {name: x - z[name][AHEAD:] for name, x in foreseen.items()}
 
 
 class SpatialMemory:
@@ -188,7 +214,7 @@ class SpatialMemory:
         self.digest = checkpoint.digest
         self.levels: list[str] = list(config["levels"])
         self.normalize = Normalizer(checkpoint.part("mean"), checkpoint.part("std"))
-        self.surprise = SurpriseScale(checkpoint.part("surprise"), **config["surprise"])
+        self.surprise = SurpriseScale(**config["surprise"])
         self._model: ConvGRU | None = None
         if config["use_neural"]:
             model = ConvGRU(config["levels"], config["action_dim"], config["hidden_channels"])
@@ -225,29 +251,29 @@ class SpatialMemory:
         return self._model.observe(z, previous_action_BA * keep_B[:, None], state)
 
     @torch.inference_mode()
-    def predict(
-        self, features: Mapping[str, Tensor], action_BA: Tensor, state: Mapping[str, Tensor]
+    def foresee(
+        self, features: Mapping[str, Tensor], actions_TBA: Tensor, state: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Foresees the next frame.
+        """Foresees a later frame, open loop.
 
         Args:
             features: Backbone maps (B, C, H, W) of the present frame by level.
-            action_BA: Action taken on seeing it.
+            actions_TBA: Actions taken from that frame on.
             state: What ``step`` returned for it.
 
         Returns:
-            Normalised features by level.
+            Normalised features by level, T steps later.
         """
-        z = self.normalize(features)
-        return z if self._model is None else self._model.predict(z, action_BA, state)
+        return imagine(self._model, self.normalize(features), actions_TBA, state)
 
     @torch.inference_mode()
-    def judge(self, predicted: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Surprise:
-        """Says how far a frame is from what was foreseen.
+    def judge(self, foreseen: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Surprise:
+        """Says how far a frame is from what was foreseen AHEAD steps before it.
 
         Args:
-            predicted: What ``predict`` returned a step before.
+            foreseen: What ``foresee`` returned for the AHEAD actions that led to the frame; with
+                another number of actions the calibration does not hold.
             features: Backbone maps (B, C, H, W) of the frame by level.
         """
         z = self.normalize(features)
-        return self.surprise.judge({name: predicted[name] - z[name] for name in predicted})
+        return self.surprise.judge({name: foreseen[name] - z[name] for name in foreseen})
