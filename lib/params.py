@@ -231,6 +231,8 @@ class Segmenter(Section):
     lambda_primitive: NonNegative
     f1_activation_threshold: Share
     threshold: Share
+    stress_episodes: Count
+    stress_severity: Share
 
 
 class Policy(Section):

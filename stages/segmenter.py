@@ -1,5 +1,7 @@
 """U-Net on pixel labels -> checkpoints/sima2_segmenter.safetensors, skill router, geometry."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -8,9 +10,15 @@ from lib.compute import start
 from lib.console import say
 from lib.episode import PRIMITIVES
 from lib.evaluation.figures import confusion_figure, overlay_sheet
-from lib.evaluation.segmentation import router_accuracy, score
+from lib.evaluation.segmentation import (
+    Scores,
+    ThresholdCurve,
+    router_accuracy,
+    score,
+    stressed_episodes,
+)
 from lib.files import write_csv, write_json
-from lib.manifest import load_dataset, read_manifest, trust_table
+from lib.manifest import Dataset, load_dataset, read_manifest, trust_table
 from lib.models.unet import UNet
 from lib.params import load_params
 from lib.paths import GEOMETRY, METRICS, PLOTS, SEGMENTER
@@ -23,10 +31,13 @@ from lib.training.segmenter import calibrate_router, train_segmenter
 
 def main() -> None:
     """Trains, decides who serves, calibrates the router, and scores both segmenters."""
-    params = load_params("seed", "compute", "safety", "segmenter")
+    params = load_params("task", "seed", "compute", "safety", "segmenter")
     settings = params.segmenter
     fabric = start(params.compute, params.seed)
-    dataset = load_dataset("segmenter", ["obs/image", "labels/segmentation"])
+    pictures = load_dataset("vision", ["obs/image"])  # every picture, read once
+    images = pictures.arrays["obs/image"]
+    dataset = load_dataset("segmenter", ["labels/segmentation"])
+    dataset.arrays["obs/image"] = images[pictures.rows_of(dataset)]
     model = UNet(num_classes=len(PRIMITIVES), widths=settings.widths)
     curve = Curve.off("boundary", "primitive", "total")
     if settings.use_neural:
@@ -36,7 +47,8 @@ def main() -> None:
     judged = neural if settings.use_neural else heuristic
 
     # Who serves is decided on validation episodes; the test ones only report.
-    valid = score(judged, dataset, ["valid"], settings.threshold).metrics()
+    thresholds = ThresholdCurve()
+    valid = score(judged, dataset, ["valid"], settings.threshold, curve=thresholds).metrics()
     valid_f1 = valid.get("boundary_f1", 0.0)
     active = settings.use_neural and valid_f1 >= settings.f1_activation_threshold
     serving = neural if active else heuristic
@@ -45,9 +57,9 @@ def main() -> None:
         f"{settings.f1_activation_threshold}: the {'U-Net' if active else 'heuristic'} serves"
     )
 
-    fields = ["obs/image", "obs/eef_pos", "obs/gripper", "labels/skill", "labels/state"]
+    fields = ["obs/eef_pos", "obs/gripper", "labels/skill", "labels/state"]
     labelled = load_dataset("policy", fields)
-    geometry = serving.measure(labelled.arrays["obs/image"])
+    geometry = serving.measure(images, pictures.rows_of(labelled))
     router = calibrate_router(labelled, geometry)
     config = {
         "widths": settings.widths,
@@ -60,34 +72,55 @@ def main() -> None:
     digest = save_checkpoint(SEGMENTER, "segmenter", config, parts)
     write_frames(GEOMETRY, {"geometry": geometry}, labelled, digest)
 
-    nominal, stressed, baseline, baseline_stressed = (
-        score(segmenter, dataset, ["test"], settings.threshold, visual=visual)
+    stressed = stressed_episodes(
+        params.task,
+        params.seed,
+        settings.stress_episodes,
+        settings.stress_severity,
+        images.shape[1],
+        params.safety.worker_timeout_s,
+    )
+    sets: dict[str, tuple[Dataset, bool | None]] = {
+        "nominal": (dataset, False),
+        "stress": (stressed, None),
+        "stress_phase1": (dataset, True),
+    }
+    scores, baseline = (
+        {
+            name: score(segmenter, frames, ["test"], settings.threshold, visual=visual)
+            for name, (frames, visual) in sets.items()
+        }
         for segmenter in (judged, heuristic)
-        for visual in (False, True)
     )
     write_json(
         METRICS / "segmenter.json",
         {
             "loss": curve.losses(),
-            **nominal.metrics(),
-            "stress": stressed.metrics(),
-            "heuristic": {**baseline.metrics(), "stress": baseline_stressed.metrics()},
+            **_nested(scores),
+            "heuristic": _nested(baseline),
             "router_accuracy": router_accuracy(router, labelled, geometry, ["test"]),
             "valid_boundary_f1": valid_f1,
             "activated": int(active),
         },
     )
     write_csv(PLOTS / "segmenter_loss.csv", curve.rows)
-    confusion_figure(PLOTS / "segmenter_confusion.png", nominal.confusion)
+    write_csv(PLOTS / "segmenter_threshold.csv", thresholds.rows())
+    confusion_figure(PLOTS / "segmenter_confusion.png", scores["nominal"].confusion)
     test_rows = dataset.rows(["test"])
     sheet = test_rows[np.linspace(0, len(test_rows) - 1, 8, dtype=int)]
-    images, truth = (dataset.arrays[name][sheet] for name in ("obs/image", "labels/segmentation"))
+    shown, truth = (dataset.arrays[name][sheet] for name in ("obs/image", "labels/segmentation"))
     overlay_sheet(
         PLOTS / "segmenter_overlay.png",
-        images,
+        shown,
         truth,
-        *(s.probabilities(images)[0].argmax(1).numpy() for s in (judged, heuristic)),
+        *(s.probabilities(shown)[0].argmax(1).numpy() for s in (judged, heuristic)),
     )
+
+
+def _nested(scores: dict[str, Scores]) -> dict[str, Any]:
+    """Metrics of the nominal set at the top, of the others under their names."""
+    metrics = {name: value.metrics() for name, value in scores.items()}
+    return {**metrics.pop("nominal"), **metrics}
 
 
 if __name__ == "__main__":

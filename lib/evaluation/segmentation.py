@@ -13,12 +13,18 @@ import torch
 import torch.nn.functional as F
 
 from lib.episode import PRIMITIVES
-from lib.manifest import Dataset
+from lib.manifest import Dataset, Reference
 from lib.models.heuristic import boundary_of
 from lib.perception.segmenter import Segmenter, SkillRouter
+from lib.sim.rollout import rollout
+from lib.sim.stress import Stress
+from lib.workers import ordered_map
 
 BATCH = 32
 EVERY = 3  # neighbouring frames are nearly the same: every third one is scored
+STRESS_STREAM = "segmenter_stress"  # positions that no training and no other evaluation uses
+STRESS_HORIZON = 150  # control steps at most
+THRESHOLDS = np.arange(1, 50) / 50
 
 
 @dataclass
@@ -84,6 +90,75 @@ class Scores:
         return {name: round(float(value), 6) for name, value in values.items()}
 
 
+class ThresholdCurve:
+    """Exact boundary F1 at every threshold, from one pass over the frames."""
+
+    def __init__(self) -> None:
+        # Pixels by probability (below the first threshold, between two, above the last), for
+        # those that are no boundary and those that are.
+        self._counts = np.zeros((2, len(THRESHOLDS) + 1), np.int64)
+
+    def add(self, truth: np.ndarray, probabilities: np.ndarray) -> None:
+        """Takes some frames.
+
+        Args:
+            truth: (N, H, W) primitives.
+            probabilities: (N, H, W) of "this pixel is a boundary".
+        """
+        between = np.digitize(probabilities.astype(np.float32), THRESHOLDS.astype(np.float32))
+        pairs = boundary_of(truth) * self._counts.shape[1] + between
+        self._counts += np.bincount(pairs.ravel(), minlength=self._counts.size).reshape(
+            self._counts.shape
+        )
+
+    def rows(self) -> list[dict[str, float]]:
+        """Returns F1, precision and recall by threshold."""
+        false, true = self._counts[:, ::-1].cumsum(1)[:, -2::-1]
+        precision = true / np.maximum(true + false, 1)
+        recall = true / max(self._counts[1].sum(), 1)
+        f1 = 2 * true / np.maximum(true + false + self._counts[1].sum(), 1)
+        columns = {"threshold": THRESHOLDS, "f1": f1, "precision": precision, "recall": recall}
+        return [
+            {name: round(float(column[i]), 6) for name, column in columns.items()}
+            for i in range(len(THRESHOLDS))
+        ]
+
+
+def stressed_episodes(
+    task: str, seed: int, count: int, severity: float, image_size: int, timeout_s: float
+) -> Dataset:
+    """Rolls the expert out under another light and camera, both of exactly one severity.
+
+    Args:
+        task: A name in lib/sim/tasks.py.
+        seed: Of the positions; the stream is the function's own.
+        count: Episodes.
+        severity: Of light and of camera, in [0, 1].
+        image_size: Pixels, square.
+        timeout_s: Longest wait for one episode.
+
+    Returns:
+        Test episodes with ``obs/image`` and ``labels/segmentation``.
+    """
+    settings = {"pictures": True, "horizon": STRESS_HORIZON}
+    stress = Stress(light=severity, camera=severity)
+    calls = (
+        (task, index, seed, settings, image_size, {}, STRESS_STREAM, stress)
+        for index in range(count)
+    )
+    references: list[Reference] = []
+    images, labels = [], []
+    for item in ordered_map(rollout, calls, timeout_s):
+        start = references[-1].stop if references else 0
+        references.append(
+            Reference(STRESS_STREAM, item.key, "test", start, start + len(item), item.tags)
+        )
+        images.append(item.obs["image"])
+        labels.append(item.labels["segmentation"])
+    arrays = {"obs/image": np.concatenate(images), "labels/segmentation": np.concatenate(labels)}
+    return Dataset(arrays, references)
+
+
 def grow(mask_NHW: np.ndarray, pixels: int) -> np.ndarray:
     """Widens masks by a square of ``pixels`` in each direction.
 
@@ -104,6 +179,7 @@ def score(
     threshold: float,
     *,
     visual: bool | None = None,
+    curve: ThresholdCurve | None = None,
 ) -> Scores:
     """Compares a segmenter with exact labels on held-out episodes.
 
@@ -114,6 +190,7 @@ def score(
         threshold: Probability from which a pixel is a boundary. The heuristic's boundary is that
             of its primitives.
         visual: Only episodes with (or without) stressed light and camera.
+        curve: Takes the same frames.
     """
     images, truth = dataset.arrays["obs/image"], dataset.arrays["labels/segmentation"]
     chosen = [
@@ -131,6 +208,8 @@ def score(
         predicted = probabilities.argmax(1).numpy().astype(np.uint8)
         edges = boundary_of(predicted) if boundary is None else boundary.numpy() >= threshold
         scores.add(truth[rows], predicted, edges)
+        if curve is not None:
+            curve.add(truth[rows], edges if boundary is None else boundary.numpy())
     return scores
 
 

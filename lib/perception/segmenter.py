@@ -19,7 +19,7 @@ from lib.console import track
 from lib.episode import PRIMITIVES
 from lib.errors import UserError
 from lib.models.heuristic import HeuristicSegmenter
-from lib.models.unet import UNet
+from lib.models.unet import UNet, folded
 from lib.paths import SEGMENTER, relative
 from lib.perception.encoder import freeze, to_unit
 from lib.perception.geometry import geometry_of, quadratic
@@ -44,13 +44,13 @@ class Segmenter:
         """Takes a network, or none for the heuristic.
 
         Args:
-            model: A trained U-Net; frozen here.
+            model: A trained U-Net; a frozen copy of it serves.
             autocast: Context in which it runs; bf16 halves its time.
             digest: Of its checkpoint.
         """
         self._autocast, self.digest = autocast, digest
         self.active = model is not None
-        self._model = freeze(model) if model is not None else None
+        self._model = freeze(folded(model)) if model is not None else None
         self._heuristic = HeuristicSegmenter()
 
     @torch.inference_mode()
@@ -82,18 +82,19 @@ class Segmenter:
         """
         return geometry_of(self.probabilities(images_BHW3)[0])
 
-    def measure(self, images_NHW3: np.ndarray) -> np.ndarray:
-        """Measures the parts in every picture of a dataset.
+    def measure(self, images_NHW3: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Measures the parts in many pictures.
 
         Args:
             images_NHW3: uint8.
+            rows: Which of them, in this order.
 
         Returns:
-            (N, G) float32.
+            (len(rows), G) float32.
         """
-        starts = range(0, len(images_NHW3), MEASURE_BATCH)
+        starts = range(0, len(rows), MEASURE_BATCH)
         parts = [
-            self.geometry(images_NHW3[start : start + MEASURE_BATCH]).numpy()
+            self.geometry(images_NHW3[rows[start : start + MEASURE_BATCH]]).numpy()
             for start in track(starts, "measuring geometry", len(starts), "batches")
         ]
         return np.concatenate(parts)
