@@ -4,7 +4,8 @@
 
 The training episodes of phase 1 become two sources: every third episode keeps its exact labels,
 the others are given to a bad labeller. A segment is one primitive in one episode; a third of the
-bad labeller's segments carry the name of another primitive throughout their episode.
+bad labeller's segments carry the name of another primitive throughout their episode: either the
+same other one for all segments of a primitive (consistent), or any (random).
 
 Nobody tells the training which they are. The TrustMatrix is estimated as the project does it for
 its heuristic labels (lib/ingest/manifest.py): on a few frames of which exact labels exist too, the
@@ -16,12 +17,10 @@ weights, and both are scored on test episodes with exact labels. About five minu
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from statistics import mean
 
 import numpy as np
-import torch
 
 from lib.compute import start
 from lib.episode import PRIMITIVES
@@ -40,7 +39,12 @@ HALVE = 2  # pictures of half the size: every second pixel
 
 
 def corrupt(
-    labels_NHW: np.ndarray, episodes: list[slice], share: float, rng: np.random.Generator
+    labels_NHW: np.ndarray,
+    episodes: list[slice],
+    share: float,
+    rng: np.random.Generator,
+    *,
+    consistent: bool,
 ) -> np.ndarray:
     """Renames a share of the segments; returns new labels.
 
@@ -49,12 +53,17 @@ def corrupt(
         episodes: Rows of the episodes to be corrupted.
         share: Of the segments (a primitive in an episode) that are wrong.
         rng: Decides which, and what they are called.
+        consistent: A primitive is always taken for the same other one, else for any.
     """
     wrong = labels_NHW.copy()
+    # Along one random cycle every primitive has one that it is taken for.
+    cycle = rng.permutation(len(PRIMITIVES))
+    taken_for = dict(zip(cycle, np.roll(cycle, 1), strict=True))
     segments = [(e, c) for e in episodes for c in np.unique(labels_NHW[e])]
     for index in rng.permutation(len(segments))[: round(share * len(segments))]:
         rows, true = segments[index]
-        other = rng.choice([c for c in range(len(PRIMITIVES)) if c != true])
+        others = [c for c in range(len(PRIMITIVES)) if c != true]
+        other = taken_for[true] if consistent else rng.choice(others)
         wrong[rows][labels_NHW[rows] == true] = other
     return wrong
 
@@ -75,7 +84,7 @@ def precision(said: np.ndarray, exact: np.ndarray) -> np.ndarray:
 
 
 def two_sources(
-    dataset: Dataset, share: float, seed: int
+    dataset: Dataset, share: float, seed: int, *, consistent: bool
 ) -> tuple[Dataset, dict[str, np.ndarray], float]:
     """Splits the training episodes into an exact and a bad source.
 
@@ -83,6 +92,7 @@ def two_sources(
         dataset: Holds ``labels/segmentation``, all exact.
         share: Of the bad source's segments that are wrong.
         seed: Decides which.
+        consistent: See ``corrupt``.
 
     Returns:
         The dataset with sources ``exact`` and ``bad``, the estimated trust of both, and the share
@@ -96,7 +106,7 @@ def two_sources(
         replace(e, source="bad" if (e.source, e.key) in keys else "exact") for e in dataset.episodes
     ]
     exact = dataset.arrays["labels/segmentation"]
-    labels = corrupt(exact, [e.rows for e in bad], share, rng)
+    labels = corrupt(exact, [e.rows for e in bad], share, rng, consistent=consistent)
     rows = np.concatenate([np.arange(e.start, e.stop) for e in bad])
     judged = rng.choice(rows, min(TRUST_FRAMES, len(rows)), replace=False)
     trust = {
@@ -108,7 +118,7 @@ def two_sources(
 
 
 def compare(
-    dataset: Dataset, seed: int, steps: int, share: float = WRONG_SHARE
+    dataset: Dataset, seed: int, steps: int, *, consistent: bool, share: float = WRONG_SHARE
 ) -> tuple[dict[str, float], dict[str, np.ndarray], float]:
     """Trains with and without trust.
 
@@ -116,6 +126,7 @@ def compare(
         dataset: Holds ``obs/image`` and exact ``labels/segmentation``.
         seed: Of the corruption and of the training.
         steps: Of the optimiser.
+        consistent: See ``corrupt``.
         share: Of the bad source's segments that are wrong.
 
     Returns:
@@ -123,7 +134,7 @@ def compare(
     """
     params = load_params("compute", "safety", "segmenter")
     settings = params.segmenter.model_copy(update={**SMALL, "steps": steps})
-    mixed, trust, wrong = two_sources(dataset, share, seed)
+    mixed, trust, wrong = two_sources(dataset, share, seed, consistent=consistent)
     tables = {"trust": trust, "uniform": {name: np.ones_like(row) for name, row in trust.items()}}
     miou = {}
     for name, table in tables.items():
@@ -136,35 +147,30 @@ def compare(
     return miou, trust, wrong
 
 
-def main(seeds: int, steps: int, say: Callable[[str], None] = print) -> float:
-    """Prints a table; returns the mean gain.
+def main(seeds: int, steps: int) -> None:
+    """Prints a table of both kinds of mistakes.
 
     Args:
         seeds: How many.
         steps: Of each training.
-        say: Takes a line.
     """
     dataset = load_dataset("segmenter", ["obs/image", "labels/segmentation"])
     dataset.arrays = {name: a[:, ::HALVE, ::HALVE].copy() for name, a in dataset.arrays.items()}
-    gains, lines = [], []
-    for seed in range(seeds):
-        miou, trust, wrong = compare(dataset, seed, steps)
-        gains.append(miou["trust"] - miou["uniform"])
-        cells = " ".join(
-            f"{p} {t:.2f}" for p, t in zip(PRIMITIVES, trust["bad"].tolist(), strict=True)
-        )
-        lines.append(
-            f"{seed:4} {wrong:13.3f} {miou['uniform']:9.4f} {miou['trust']:9.4f} {gains[-1]:+9.4f}"
-            f"   {cells}"
-        )
-    say("seed  wrong pixels   uniform     trust      gain   estimated trust in the bad source")
-    for line in lines:
-        say(line)
-    say(f"mean gain of test mIoU {mean(gains):+.4f}")
-    return mean(gains)
+    lines = ["mistakes    seed  wrong pixels  uniform    trust     gain  estimated trust"]
+    for kind in ("consistent", "random"):
+        gains = []
+        for seed in range(seeds):
+            miou, trust, wrong = compare(dataset, seed, steps, consistent=kind == "consistent")
+            gains.append(miou["trust"] - miou["uniform"])
+            row = zip(PRIMITIVES, trust["bad"].tolist(), strict=True)
+            lines.append(
+                f"{kind:10} {seed:5} {wrong:13.3f} {miou['uniform']:8.4f} {miou['trust']:8.4f} "
+                f"{gains[-1]:+8.4f}  " + " ".join(f"{name} {value:.2f}" for name, value in row)
+            )
+        lines.append(f"{kind:10}  mean gain of test mIoU {mean(gains):+.4f}")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    torch.set_num_interop_threads(1)
     given = [int(argument) for argument in sys.argv[1:]]
-    main(*(given + [3, 400][len(given) :]))
+    main(*given, *[3, 400][len(given) :])

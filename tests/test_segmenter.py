@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from benchmarks.trust import corrupt, precision
 from lib.checkpoint import load_checkpoint
 from lib.episode import PRIMITIVES
 from lib.evaluation.segmentation import (
@@ -121,6 +122,38 @@ def test_the_stress_set_has_exactly_its_severity_and_own_positions(monkeypatch):
     assert images.shape == (len(frames), SIZE, SIZE, 3)
     assert labels.shape == (len(frames), SIZE, SIZE)
     assert {"handle", "drawer"} <= {PRIMITIVES[i] for i in np.unique(labels)}
+
+
+# Trust
+
+
+@pytest.mark.parametrize("consistent", [True, False])
+def test_a_third_of_the_segments_is_renamed_and_nothing_else(consistent):
+    """Whole primitives of whole episodes; consistently, each is taken for one other only."""
+    exact = np.arange(7, dtype=np.uint8).repeat(7)[None].repeat(60, 0).reshape(60, 7, 7)
+    episodes = [slice(start, start + 2) for start in range(0, 40, 2)]
+    rng = np.random.default_rng(0)
+    said = corrupt(exact, episodes, 1 / 3, rng, consistent=consistent)
+    assert_array_equal(said[40:], exact[40:])
+    names: dict[int, set[int]] = {}
+    for rows in episodes:
+        for true in range(7):
+            (name,) = np.unique(said[rows][exact[rows] == true])
+            if name != true:
+                names.setdefault(true, set()).add(int(name))
+    wrong = (said[:40] != exact[:40]).mean()
+    assert wrong == pytest.approx(round(140 / 3) / 140)
+    assert all(len(given) == 1 for given in names.values()) is consistent
+
+
+def test_estimated_trust_is_the_precision_of_each_name():
+    """Handle given four pixels of which one is of it; drawer all its three; the rest not seen."""
+    handle, drawer = PRIMITIVES.index("handle"), PRIMITIVES.index("drawer")
+    said = np.array([handle] * 4 + [drawer] * 3, np.uint8)
+    exact = np.array([handle] + [drawer] * 6, np.uint8)
+    expected = np.full(len(PRIMITIVES), 0.5)
+    expected[[handle, drawer]] = 0.25, 1.0
+    assert_allclose(precision(said, exact), expected)
 
 
 # Who serves

@@ -26,7 +26,7 @@ from lib.perception.geometry import geometry_of, quadratic
 from lib.ridge import apply_ridge
 from lib.skills import skill_phase
 
-MEASURE_BATCH = 64
+MEASURE_BATCH = 16  # what the network makes of it fits the cache
 Autocast = Callable[[], AbstractContextManager]
 
 
