@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from lib.checkpoint import load_checkpoint, save_checkpoint
 from lib.params import load_params
 from lib.sim.env import DEFAULT_PRICES
 from tests.closure import ROOT, closure
@@ -179,6 +180,24 @@ def test_bad_input_stops_a_stage_in_one_line_and_leaves_its_outs(small_run):
     assert result.returncode == 2
     assert "schema 9" in result.stdout and "Traceback" not in result.stdout
     assert (folder / "metrics/rnn.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_policy_refuses_a_stack_it_was_not_trained_on(small_run):
+    """Another RNN, sound in itself and on the same backbone: both files are named."""
+    folder, _ = small_run
+    path = folder / "checkpoints/spatial_rnn.safetensors"
+    whole = path.read_bytes()
+    rnn = load_checkpoint(path, "spatial_rnn")
+    parts = {name: rnn.part(name) for name in ("rnn", "mean", "std")}
+    parts["mean"] = {name: value + 0.1 for name, value in parts["mean"].items()}
+    save_checkpoint(path, "spatial_rnn", rnn.config, parts)
+    result = run(folder, "stages.evaluate")
+    path.write_bytes(whole)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stdout
+    for name in ("hydra_policy.safetensors", "spatial_rnn.safetensors"):
+        assert f"checkpoints/{name}" in result.stdout
 
 
 @pytest.mark.slow

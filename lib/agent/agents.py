@@ -175,7 +175,7 @@ def save_policy(path: Path, agent: PolicyAgent | None) -> None:
         "skills": list(SKILLS),
         "condition": agent.condition.to_json(),
         "condition_dim": CONDITION_DIM,
-        "backbone": agent.perception.backbone.digest,
+        "stack": agent.perception.digests(),
     }
     parts = {"actor": agent.actor.state_dict(), "projector": agent.projector.tensors()}
     save_checkpoint(path, KIND, config, parts)
@@ -204,11 +204,12 @@ def load_policy(path: Path = POLICY, autocast: Autocast = nullcontext) -> Policy
             "run `dvc repro policy`"
         )
     perception = Perception(autocast)
-    if config["backbone"] != perception.backbone.digest:
-        raise UserError(
-            f"{relative(path)}: trained on backbone {config['backbone']}, not on "
-            f"{perception.backbone.digest}; run `dvc repro policy`"
-        )
+    for file, digest in perception.digests().items():
+        if config["stack"].get(file) != digest:
+            raise UserError(
+                f"{relative(path)}: trained on {config['stack'].get(file)}, but {file} holds "
+                f"{digest}; run `dvc repro policy`"
+            )
     projector = Projector(checkpoint.part("projector"))
     actor = build_actor(projector.dim, config["hidden"])
     actor.load_state_dict(checkpoint.part("actor"))

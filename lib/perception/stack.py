@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib.console import track
 from lib.manifest import Dataset
-from lib.paths import FEATURES, GEOMETRY
+from lib.paths import BACKBONE, FEATURES, GEOMETRY, SEGMENTER, SPATIAL_RNN, relative
 from lib.perception.encoder import load_backbone
 from lib.perception.memory import SpatialMemory
 from lib.perception.segmenter import Autocast, load_segmenter
@@ -62,6 +62,11 @@ class Perception:
         self.segmenter, self.router = load_segmenter(autocast)
         self._state: dict[str, Tensor] | None = None
         self._had_hold: np.ndarray | None = None
+
+    def digests(self) -> dict[str, str]:
+        """Returns the digest of each checkpoint of the stack, by the file's name."""
+        parts = {BACKBONE: self.backbone, SPATIAL_RNN: self.memory, SEGMENTER: self.segmenter}
+        return {relative(path): part.digest for path, part in parts.items()}
 
     def reset(self) -> None:
         """Forgets everything; the next call may have another batch size."""

@@ -24,8 +24,6 @@ from lib.training.loop import Curve, Optimizer, fit, warmup_cosine
 # Light changes between recordings, geometry does not: views vary in colour alone, so the pixel
 # labels stay where they are.
 COLOUR, NOISE = 0.5, 0.0
-# Under these the picture is not of the moment that its labels are: black, or late.
-NOT_OF_THE_MOMENT = {"dropout", "latency"}
 BALANCE_FRAMES = 500
 ROUTER_RIDGE = 1.0
 
@@ -48,14 +46,14 @@ def class_balance(labels_NHW: np.ndarray) -> Tensor:
 
 
 def training_rows(dataset: Dataset) -> np.ndarray:
-    """Returns the rows of the training episodes whose labels are those of their pictures.
+    """Returns the rows of the training episodes, but for dropped pictures, which are black.
 
     Args:
-        dataset: Its tags name the stress of each episode.
+        dataset: Holds ``obs/image``.
     """
-    train = [e for e in dataset.episodes if e.split == "train"]
-    fitting = [e for e in train if not NOT_OF_THE_MOMENT & set(e.tags.get("stress", {}))]
-    return np.concatenate([np.arange(e.start, e.stop) for e in fitting or train])
+    rows = dataset.rows(["train"])
+    seen = [bool(dataset.arrays["obs/image"][row].any()) for row in rows]
+    return rows[seen]
 
 
 def train_segmenter(
