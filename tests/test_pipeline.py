@@ -202,13 +202,25 @@ def test_a_policy_refuses_a_stack_it_was_not_trained_on(small_run):
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(small_run, monkeypatch):
-    """A stage that is forced to run again, with another number of workers, changes nothing."""
+    """A stage that is forced to run again, with another number of workers, changes nothing.
+
+    Another data seed does.
+    """
     folder, _ = small_run
-    data = folder / "data/phase1/sima2.hdf5"
-    before = data.read_bytes()
-    monkeypatch.setenv("GOLDEN_PATH_WORKERS", "1")
-    assert run(folder, "stages.phase1_sima2").returncode == 0
+    data, params = folder / "data/phase1/sima2.hdf5", folder / "params.yaml"
+    before, shipped = data.read_bytes(), params.read_text()
+    with monkeypatch.context() as one_worker:
+        one_worker.setenv("GOLDEN_PATH_WORKERS", "1")
+        assert run(folder, "stages.phase1_sima2").returncode == 0
     assert data.read_bytes() == before
+
+    changed = shipped.replace("  seed: 0                  # makes the data", "  seed: 7", 1)
+    assert changed != shipped
+    params.write_text(changed)
+    assert run(folder, "stages.phase1_sima2").returncode == 0
+    assert data.read_bytes() != before
+    params.write_text(shipped)
+    data.write_bytes(before)
 
 
 def test_the_environment_and_the_parameters_agree_on_prices():
