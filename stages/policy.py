@@ -20,7 +20,7 @@ from lib.stage import run
 from lib.training.loop import Curve
 from lib.training.policy import clone, record, reinforce
 
-LOSSES = ("critic", "unexplained", "actor", "temperature", "bc")
+LOSSES = ("critic", "actor", "temperature", "bc")
 FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
 
 
@@ -84,7 +84,7 @@ def serve_script() -> None:
     for path in (POLICY, CLONED_POLICY):
         save_policy(path, None)
     write_json(METRICS / "policy.json", {"loss": {}, "online_steps": 0, "best_step": 0})
-    curves = {"loss": ["unexplained"], "cloning": ["total"], "online": ["success", "steps"]}
+    curves = {"loss": ["critic"], "cloning": ["total"], "online": ["success", "steps"]}
     for name, values in curves.items():
         write_csv(PLOTS / f"policy_{name}.csv", Curve.off(*values).rows)
 

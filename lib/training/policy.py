@@ -33,6 +33,8 @@ from lib.params import Policy, Safety
 from lib.training.loop import Curve, Optimizer, fit
 from lib.training.replay import Batch, Replay
 
+ACTOR_TAU = 0.002  # averaging of the actor that is published: over some 500 updates
+
 
 def record(
     dataset: Dataset, observations: np.ndarray, skills: np.ndarray, settings: Policy
@@ -129,7 +131,13 @@ def draw_conditions(
 
 
 class Learner:
-    """Actor, critics and temperature with their optimisers; one ``update`` is one step of SAC."""
+    """Actor, critics and temperature with their optimisers; one ``update`` is one step of SAC.
+
+    Attributes:
+        actor: Learns and explores.
+        average: The same with averaged weights: what is validated and published. The actor wavers
+            from update to update, its average much less (Polyak and Juditsky 1992).
+    """
 
     def __init__(
         self,
@@ -159,6 +167,8 @@ class Learner:
             hidden=settings.hidden,
         )
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.average = copy.deepcopy(actor).requires_grad_(False)
+        self._variance_K: Tensor | None = None
         start = torch.tensor(settings.init_temperature).log()
         self.log_temperature = torch.nn.Parameter(start)
         self._actor_step = Optimizer("policy", actor.parameters(), settings.lr, safety)
@@ -188,9 +198,8 @@ class Learner:
         self._critic_step.step(losses["critic"])
         if self.updates >= self.settings.critic_steps:
             losses |= self._actor_losses(batch, now, weights_BK, temperature)
-        with torch.no_grad():
-            for slow, fast in zip(self.target.parameters(), self.critic.parameters(), strict=True):
-                slow.lerp_(fast, self.settings.tau)
+            _follow(self.average, self.actor, ACTOR_TAU)
+        _follow(self.target, self.critic, self.settings.tau)
         self.updates += 1
         losses["alpha"] = temperature
         return {name: value.detach() for name, value in losses.items()}
@@ -211,11 +220,14 @@ class Learner:
                 batch.reward, batch.discount, batch.terminated, next_q_BK, log_prob, temperature
             )
         q_NBK = self.critic(batch.obs, now, batch.action, batch.skill)
-        loss = sac.critic_loss(q_NBK, target_BK)
-        # The targets grow while the robot learns, and the loss with them: what falls is the share
-        # of their variance that the critics do not explain.
-        variance = len(q_NBK) * target_BK.var(0, correction=0).sum().clamp_min(1e-6)
-        return {"critic": loss, "unexplained": loss.detach() / variance}
+        # In units of each objective's spread, so that none drowns the others: a blow can cost a
+        # hundred times the energy of a step. It is also what falls while the targets grow.
+        variance_K = target_BK.var(0, correction=0).clamp_min(1e-6)
+        if self._variance_K is None:
+            self._variance_K = variance_K
+        self._variance_K = self._variance_K.lerp(variance_K, self.settings.tau)
+        spread_K = self._variance_K.sqrt()
+        return {"critic": sac.critic_loss(q_NBK / spread_K, target_BK / spread_K)}
 
     def _actor_losses(
         self, batch: Batch, now: Tensor, weights_BK: Tensor, temperature: Tensor
@@ -231,6 +243,13 @@ class Learner:
         loss = sac.temperature_loss(self.log_temperature, log_prob, self.settings.target_entropy)
         self._temperature_step.step(loss)
         return {"actor": actor, "bc": cloning, "temperature": loss, "q": q_B.mean()}
+
+
+@torch.no_grad()
+def _follow(slow: torch.nn.Module, fast: torch.nn.Module, share: float) -> None:
+    """Moves the weights of one network towards those of another, by a share of the way."""
+    for mine, other in zip(slow.parameters(), fast.parameters(), strict=True):
+        mine.lerp_(other, share)
 
 
 def reinforce(
@@ -269,13 +288,14 @@ def reinforce(
     rows: list[dict[str, float]] = []
 
     def check(step: int) -> None:
-        agent.explore = None
+        agent.explore, agent.actor = None, learner.average
         success, steps = validate()
+        agent.actor = learner.actor
         rows.append({"step": step, "success": success, "steps": steps})
         say(f"policy: {step} online steps, validation success {success:.2f}, {steps:.1f} steps")
         # More successes first, then fewer steps; a tie keeps the earlier one.
         if (success, -steps) > best["score"]:
-            weights = copy.deepcopy(agent.actor.state_dict())
+            weights = copy.deepcopy(learner.average.state_dict())
             best.update(weights=weights, score=(success, -steps), step=step)
 
     def batch() -> Batch:
