@@ -8,6 +8,7 @@ own, in turns, the faster of the rounds counts for each. Needs a quiet machine.
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ def frames_per_second(which: str) -> float:
     Args:
         which: ``ours``, or ``default`` for ``mujoco.Renderer`` on Meta-World's model as it is.
     """
+    importlib.import_module("lib.sim")  # before mujoco: it chooses the OpenGL backend
+
     import mujoco
     from metaworld import policies
 
