@@ -18,13 +18,13 @@ from lib.errors import UserError
 SHARES = (0.6, 0.2, 0.2)
 
 
-def make(index: int = 0, steps: int = 12) -> Episode:
+def make(index: int = 0, steps: int = 12, size: int = 8) -> Episode:
     """A small sound episode, a function of its index."""
     rng = np.random.default_rng(index)
     return Episode(
         key=f"{index:06d}",
         obs={
-            "image": rng.integers(0, 256, (steps, 8, 8, 3), np.uint8),
+            "image": rng.integers(0, 256, (steps, size, size, 3), np.uint8),
             "eef_pos": rng.normal(size=(steps, 3)).astype(np.float32),
             "gripper": rng.random((steps, 1)).astype(np.float32),
         },
@@ -33,7 +33,7 @@ def make(index: int = 0, steps: int = 12) -> Episode:
         dones=(np.arange(steps) == steps - 1).astype(np.uint8),
         vector_rewards=rng.normal(size=(steps, 3)).astype(np.float32),
         labels={
-            "segmentation": rng.integers(0, 7, (steps, 8, 8), np.uint8),
+            "segmentation": rng.integers(0, 7, (steps, size, size), np.uint8),
             "skill": rng.integers(0, 4, steps).astype(np.uint8),
         },
         tags={"outcome": "success", "stress": {"slip": 0.5}, "ü": [1, None, True]},

@@ -94,27 +94,25 @@ def external(group):
     group.create_dataset("rewards", (9,), "f4", external=[("outside.bin", 0, 36)])
 
 
+def show_instead(group, name, file, source):
+    """Puts a virtual dataset in the place of an array."""
+    shape = group[name].shape
+    layout = h5py.VirtualLayout(shape, "f4")
+    layout[:] = h5py.VirtualSource(file, source, shape, "f4")
+    del group[name]
+    group.create_virtual_dataset(name, layout)
+
+
 def virtual(group):
-    layout = h5py.VirtualLayout((9,), "f4")
-    layout[:] = h5py.VirtualSource(".", "/data/demo_5/rewards", (9,), "f4")
-    del group["rewards"]
-    group.create_virtual_dataset("rewards", layout)
+    show_instead(group, "rewards", ".", "/data/demo_5/rewards")
 
 
 def view_of_another_file(group):
-    shape = group["obs/eef_pos"].shape
-    layout = h5py.VirtualLayout(shape, "f4")
-    layout[:] = h5py.VirtualSource("other.hdf5", "/data/demo_3/obs/eef_pos", shape, "f4")
-    del group["next_obs/eef_pos"]
-    group.create_virtual_dataset("next_obs/eef_pos", layout)
+    show_instead(group, "next_obs/eef_pos", "other.hdf5", "/data/demo_3/obs/eef_pos")
 
 
 def view_without_shift(group):
-    shape = group["obs/eef_pos"].shape
-    layout = h5py.VirtualLayout(shape, "f4")
-    layout[:] = h5py.VirtualSource(".", "/data/demo_3/obs/eef_pos", shape, "f4")
-    del group["next_obs/eef_pos"]
-    group.create_virtual_dataset("next_obs/eef_pos", layout)
+    show_instead(group, "next_obs/eef_pos", ".", "/data/demo_3/obs/eef_pos")
 
 
 def huge(group):

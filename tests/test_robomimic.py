@@ -15,6 +15,7 @@ import pytest
 
 from lib.episode import SPLITS, Episode, split_of, write
 from lib.paths import ROOT
+from tests.test_episode import make
 
 WHY = "robomimic is not installed (make setup)"
 dataset = pytest.importorskip("robomimic.utils.dataset", reason=WHY)
@@ -27,26 +28,7 @@ OBS = {"low_dim": ["eef_pos", "gripper"], "rgb": ["image"]}
 OBS_KEYS = ("eef_pos", "gripper", "image")
 DATA_KEYS = ("actions", "rewards", "dones")
 
-
-def make(index: int, steps: int) -> Episode:
-    rng = np.random.default_rng(index)
-    return Episode(
-        key=f"{index:06d}",
-        obs={
-            "image": rng.integers(0, 256, (steps, 16, 16, 3), np.uint8),
-            "eef_pos": rng.normal(size=(steps, 3)).astype(np.float32),
-            "gripper": rng.random((steps, 1)).astype(np.float32),
-        },
-        actions=rng.uniform(-1, 1, (steps, 4)).astype(np.float32),
-        rewards=rng.normal(size=steps).astype(np.float32),
-        dones=(np.arange(steps) == steps - 1).astype(np.uint8),
-        vector_rewards=rng.normal(size=(steps, 3)).astype(np.float32),
-        labels={"segmentation": rng.integers(0, 7, (steps, 16, 16), np.uint8)},
-        tags={"outcome": "success"},
-    )
-
-
-EPISODES = [make(index, steps) for index, steps in enumerate(LENGTHS)]
+EPISODES = [make(index, steps, size=16) for index, steps in enumerate(LENGTHS)]
 
 
 def split(episode: Episode) -> str:
