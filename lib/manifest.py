@@ -80,6 +80,15 @@ class Dataset:
         chosen = [e for e in self.episodes if e.split in splits and _is(e, visual)]
         return np.concatenate([np.arange(e.start, e.stop) for e in chosen] or [np.arange(0)])
 
+    def seen(self, rows: np.ndarray) -> np.ndarray:
+        """Returns those of some rows whose picture is not black: a dropped one shows nothing.
+
+        Args:
+            rows: Of this dataset, which holds ``obs/image``.
+        """
+        images = self.arrays["obs/image"]
+        return rows[[bool(images[row].any()) for row in rows]]
+
     def proprio(self) -> np.ndarray:
         """Returns what the robot feels, (N, 4): hand position and gripper."""
         return np.concatenate([self.arrays["obs/eef_pos"], self.arrays["obs/gripper"]], axis=1)

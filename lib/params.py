@@ -103,6 +103,7 @@ class Phase1Sima2(Section):
     action_noise: Share
     visual_share: Share
     visual_severity: Share
+    detour_share: Share
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Phase1Sima2:
@@ -201,6 +202,7 @@ class Rnn(Section):
     lr: Positive
     alpha: NonNegative
     beta: NonNegative
+    surprise_components: Count
     known_quantile: Annotated[float, Field(gt=0, lt=1)]
     unknown_factor: Annotated[float, Field(gt=1)]
     surprise_episodes: Count

@@ -1,4 +1,4 @@
-"""Ridge regression in closed form: for probes and for calibrating sight to metres."""
+"""Linear algebra in closed form: ridge regression and principal axes."""
 
 from __future__ import annotations
 
@@ -35,3 +35,19 @@ def apply_ridge(weights: np.ndarray, x_ND: np.ndarray) -> np.ndarray:
         (N, K).
     """
     return x_ND @ weights[:-1] + weights[-1]
+
+
+def principal_axes(x_ND: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the orthogonal directions of most energy (principal components, if x is centred).
+
+    Args:
+        x_ND: Rows; their mean is not taken off.
+        count: How many, at most D.
+
+    Returns:
+        Mean square along every axis of the space, (D,) float64, the largest first; and the first
+        ``count`` axes as columns, (D, count) float64.
+    """
+    gram_DD = (x_ND.T @ x_ND).astype(np.float64) / len(x_ND)
+    squares_D, axes_DD = np.linalg.eigh(gram_DD)
+    return squares_D[::-1], np.ascontiguousarray(axes_DD[:, ::-1][:, :count])

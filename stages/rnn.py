@@ -42,7 +42,13 @@ def main() -> None:
         say("rnn: use_neural is false, persistence serves")
     trained = model.cpu().eval() if settings.use_neural else None
     scale = calibrate(
-        trained, features, dataset, normalize, settings.known_quantile, settings.unknown_factor
+        trained,
+        features,
+        dataset,
+        normalize,
+        components=settings.surprise_components,
+        quantile=settings.known_quantile,
+        factor=settings.unknown_factor,
     )
     config = {
         "levels": channels,
@@ -53,7 +59,7 @@ def main() -> None:
         "surprise": scale.config(),
     }
     parts = {"rnn": model.state_dict(), "mean": normalize.mean, "std": normalize.std}
-    save_checkpoint(SPATIAL_RNN, "spatial_rnn", config, parts)
+    save_checkpoint(SPATIAL_RNN, "spatial_rnn", config, parts | scale.parts())
 
     held_out = Windows(features, dataset, ["test"], settings.warmup + STEPS, stride=4)
     skill, by_step = prediction_skill(

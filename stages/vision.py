@@ -63,6 +63,8 @@ def main() -> None:
     labelled = load_dataset("policy", ["labels/state"])
     baseline = encode_all(random, images, [EMBEDDED_LEVEL], "encoding frames, random weights")
     keep = dataset.rows_of(labelled)
+    # Nearly always every picture: no second copy then.
+    labelled.arrays["obs/image"] = images if len(keep) == len(images) else images[keep]
     states = labelled.arrays["labels/state"]
     # Of the map that both are judged by, the labelled frames alone.
     maps = {"trained": features[EMBEDDED_LEVEL][keep], "random": baseline[EMBEDDED_LEVEL][keep]}
@@ -80,10 +82,12 @@ def main() -> None:
     )
     write_csv(PLOTS / "vision_loss.csv", curve.rows)
     probe_scatter(PLOTS / "vision_probe.png", scatter, nominal)
-    test = labelled.rows(["test"])
+    test = labelled.seen(labelled.rows(["test"]))
     queries = test[np.linspace(0, len(test) - 1, QUERIES + 2, dtype=int)[1:-1]]
     found = {name: neighbours(x, labelled, queries, NEIGHBOURS) for name, x in maps.items()}
-    neighbour_sheet(PLOTS / "vision_neighbours.png", images[keep], states[:, :3], queries, found)
+    neighbour_sheet(
+        PLOTS / "vision_neighbours.png", labelled.arrays["obs/image"], states[:, :3], queries, found
+    )
     say(f"probe R2 {nominal.get('min_r2')}, random weights {random_scores.get('min_r2')}")
 
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from lib.checkpoint import load_checkpoint, save_checkpoint
 from lib.errors import UserError
 from lib.evaluation.dynamics import HORIZONS, STEPS, prediction_skill
-from lib.evaluation.probe import neighbours
+from lib.evaluation.probe import TARGETS, neighbours, probe, telling
 from lib.evaluation.surprise import DYNAMIC, VISUAL, auroc, calibrate, separation, suite_kinds
 from lib.manifest import Dataset, Reference
 from lib.models.backbone import Backbone
@@ -126,6 +126,47 @@ def test_what_moves_in_its_episode_weighs_more():
     assert (weights[:, :, 0] / weights[:, :, 3]).mean().item() == pytest.approx(7.0, rel=1e-3)
 
 
+def test_black_pictures_take_no_part_in_the_mean_picture():
+    """A dropped picture would make everything look as if it moved."""
+    frames = torch.full((8, 8, 8, 3), 100, dtype=torch.uint8)
+    frames[4] = 0
+    (scene,) = mean_pictures(frames, dataset(8).episodes)
+    torch.testing.assert_close(scene, torch.full((3, 4, 4), 100 / 255))
+
+
+# Probes
+
+
+def test_a_probe_reads_what_is_there_from_pictures_that_tell():
+    """A linear code is read to the last digit; black and late pictures are asked nothing."""
+    data = dataset(40, 40, 40, splits="train test test")
+    images = np.ones((120, 4, 4, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(120, 8))
+    features = np.concatenate([states, np.ones((120, 1))], 1).reshape(120, 9, 1, 1)
+    images[50], features[50] = 0, 99.0  # dropped
+    data.episodes[2].tags["stress_steps"] = {"latency": 40}
+    features[80:] = -99.0
+    data.arrays["obs/image"] = images
+    assert telling(data, data.rows(["test"])).tolist() == [r for r in range(40, 80) if r != 50]
+    nominal, stressed, scatter = probe(features, states, data, 1e-9)
+    assert nominal["min_r2"] > 0.9999
+    assert len(scatter["truth"]) == 39
+    assert stressed == {}
+
+
+def test_a_probe_tells_its_error_in_millimetres():
+    """With nothing to go by, the mean is predicted: the error is the spread, R2 below zero."""
+    data = dataset(50, 50, splits="train test")
+    data.arrays["obs/image"] = np.ones((100, 4, 4, 3), np.uint8)
+    states = np.random.default_rng(0).normal(0, 0.02, size=(100, 8))
+    scores, _, _ = probe(np.ones((100, 1, 1, 1)), states, data, 1.0)
+    hand_x = states[50:, 0] - states[:50:2, 0].mean()
+    assert scores["hand_x_mm"] == pytest.approx(1000 * np.sqrt((hand_x**2).mean()), rel=1e-4)
+    assert set(scores) == {*(f"{n}_{u}" for n in TARGETS for u in ("r2", "mm")), "min_r2"}
+    assert scores["min_r2"] <= 0
+
+
 # Neighbours
 
 
@@ -195,7 +236,7 @@ def test_skill_is_one_for_the_truth_zero_for_persistence_and_lost_with_other_act
 def test_surprise_is_one_on_average_where_it_was_calibrated_and_grows_with_the_error():
     """Errors twice as large are four times as surprising; severity and tiers are monotone."""
     errors = {"p4": torch.randn(400, 2, 3, 3, generator=generator())}
-    scale = SurpriseScale.of([errors], quantile=0.9, factor=3.0)
+    scale = SurpriseScale.of([errors], [errors], 4, quantile=0.9, factor=3.0)
     value = scale.value(errors)
     assert value.mean().item() == pytest.approx(1.0, rel=0.05)
     torch.testing.assert_close(scale.value({"p4": 2 * errors["p4"]}), 4 * value)
@@ -208,6 +249,27 @@ def test_surprise_is_one_on_average_where_it_was_calibrated_and_grows_with_the_e
         assert (np.diff(values) >= 0).all()
     assert (judged.ood_severity[0], judged.ood_severity[-1]) == (0.0, 1.0)
     assert set(judged.novelty_tier) == {0, 1, 2}
+
+
+def test_surprise_is_the_mahalanobis_distance_over_the_number_of_dimensions():
+    """With all axes but one it is x' C^-1 x / D, whatever the correlations."""
+    mixing = torch.randn(18, 18, generator=generator(3))
+    x = torch.randn(500, 18, generator=generator(4)) @ mixing
+    errors = {"p4": x.view(500, 2, 3, 3)}
+    scale = SurpriseScale.of([errors], [errors], 17, quantile=0.9, factor=3.0)
+    inverse = torch.linalg.inv((x.T @ x / len(x)).double())
+    expected = torch.einsum("bi,ij,bj->b", x.double(), inverse, x.double()) / 18
+    torch.testing.assert_close(scale.value(errors).double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_error_in_an_unusual_direction_is_more_surprising_than_a_usual_one():
+    """The mean square error calls both alike."""
+    errors = torch.randn(300, 2, 3, 3, generator=generator()) * 0.1
+    errors[:, 0, 0, 0] *= 30
+    scale = SurpriseScale.of([{"p4": errors}], [{"p4": errors}], 4, 0.9, 3.0)
+    usual, unusual = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
+    usual[0, 0, 0, 0] = unusual[0, 1, 2, 2] = 3.0
+    assert scale.value({"p4": unusual}) > 100 * scale.value({"p4": usual})
 
 
 def test_auroc_counts_pairs_and_ties_by_half():
@@ -227,26 +289,33 @@ def test_separation_pools_visual_and_dynamic_kinds_and_reports_every_one():
     assert set(result) == {"auroc", *VISUAL, *DYNAMIC, "action_noise", "latency"}
 
 
-def test_calibration_takes_nominal_validation_episodes_only():
-    """A stressed validation episode and the training ones have no say."""
-    stress = ({}, {"action_noise": 0.2}, {"push": 0.5})
-    data = dataset(20, 20, 20, splits="train valid valid", stress=stress)
-    z = np.random.default_rng(0).normal(size=(60, 2, 3, 3)).astype(np.float32)
-    before = calibrate(None, {"p4": z}, data, one("p4", 2), 0.99, 3.0)
-    z[:20], z[40:] = 9.0, -9.0
-    after = calibrate(None, {"p4": z}, data, one("p4", 2), 0.99, 3.0)
-    assert before.nominal == after.nominal
+def calibrated(z: np.ndarray, data: Dataset) -> SurpriseScale:
+    """Of persistence."""
+    given = {"components": 4, "quantile": 0.99, "factor": 3.0}
+    return calibrate(None, {"p4": z}, data, one("p4", 2), **given)
+
+
+def test_calibration_takes_nominal_episodes_only():
+    """Training ones give the covariance, validation ones the scale; stressed ones have no say."""
+    stress = ({}, {"action_noise": 0.2}, {"push": 0.5}, {"slip": 0.5})
+    data = dataset(20, 20, 20, 20, splits="train valid valid train", stress=stress)
+    z = np.random.default_rng(0).normal(size=(80, 2, 3, 3)).astype(np.float32)
+    before = calibrated(z, data)
+    z[40:] = -9.0
+    after = calibrated(z, data)
     assert before.known == after.known
+    assert torch.equal(before.variances["p4"], after.variances["p4"])
     z[20:40] *= 2
-    wider = calibrate(None, {"p4": z}, data, one("p4", 2), 0.99, 3.0)
-    assert wider.nominal["p4"] == pytest.approx(4 * before.nominal["p4"])
+    wider = calibrated(z, data)
+    assert torch.equal(before.variances["p4"], wider.variances["p4"])
+    assert wider.known == pytest.approx(4 * before.known, rel=1e-5)
 
 
 def test_calibration_without_a_nominal_episode_is_refused():
     """One line that says what to do."""
     data = dataset(20, splits="valid", stress=({"push": 0.5},))
     with pytest.raises(UserError, match="no episode is nominal"):
-        calibrate(None, {"p4": np.zeros((20, 2, 3, 3))}, data, one("p4", 2), 0.99, 3.0)
+        calibrated(np.zeros((20, 2, 3, 3)), data)
 
 
 # Files that belong together
@@ -264,13 +333,15 @@ def save_memory(path, backbone: str, use_neural: bool = True) -> ConvGRU:
         "action_dim": 2,
         "backbone": backbone,
         "use_neural": use_neural,
-        "surprise": {"nominal": {"p4": 0.5}, "known": 2.0, "unknown": 6.0},
+        "surprise": {"known": 2.0, "unknown": 6.0},
     }
     normalize = one("p4", 2)
     parts = {
         "rnn": model.state_dict(),
         "mean": normalize.mean,
         "std": normalize.std,
+        "surprise_axes": {"p4": torch.eye(18)[:, :2]},
+        "surprise_variances": {"p4": torch.tensor([0.5, 0.25, 0.1])},
     }
     save_checkpoint(path, "spatial_rnn", config, parts)
     return model

@@ -571,16 +571,24 @@ def roll(index: int, template: str | None = None, **changes):
 
 def test_the_plan_is_a_function_of_seed_and_index_and_keeps_the_shares():
     """1000 plans: each template within four standard deviations of its share."""
-    values = settings()
-    plans = [plan(index, 0, values) for index in range(1000)]
-    assert plans == [plan(index, 0, values) for index in range(1000)]
-    assert plans != [plan(index, 1, values) for index in range(1000)]
+    values, task = settings(), get_task("drawer_open")
+    plans = [plan(index, 0, values, task) for index in range(1000)]
+    assert plans == [plan(index, 0, values, task) for index in range(1000)]
+    assert plans != [plan(index, 1, values, task) for index in range(1000)]
     for name in TEMPLATES:
         share = values[f"share_{name}"]
-        drawn = sum(template == name for template, _ in plans) / 1000
+        drawn = sum(p.template == name for p in plans) / 1000
         assert abs(drawn - share) < 4 * (share * (1 - share) / 1000) ** 0.5
-    visual = sum(stress.light > 0 for _, stress in plans) / 1000
+    visual = sum(p.stress.light > 0 for p in plans) / 1000
     assert abs(visual - values["visual_share"]) < 0.06
+    detours = [len(p.detour) for p in plans if p.detour]
+    assert abs(len(detours) / 1000 - values["detour_share"]) < 0.06
+    assert set(detours) == {1, 2, 3}
+    (low, high), places = (
+        np.array(task.free_space),
+        np.concatenate([p.detour for p in plans if p.detour]),
+    )
+    assert ((places >= low) & (places <= high)).all()
 
 
 @pytest.mark.parametrize(
@@ -595,7 +603,7 @@ def test_the_plan_is_a_function_of_seed_and_index_and_keeps_the_shares():
 )
 def test_templates_do_what_they_are_named_for(shared, template, index, success):
     """Failure keeps the drawer shut, recovery loses the hold and succeeds, success just does."""
-    episode = roll(index, template, visual_share=0.0)
+    episode = roll(index, template, visual_share=0.0, detour_share=0.0)
     assert problems(episode) == []
     assert episode.key == f"{index:06d}"
     tags, last = episode.tags, len(episode) - 1
@@ -604,13 +612,39 @@ def test_templates_do_what_they_are_named_for(shared, template, index, success):
     skills, opening = episode.labels["skill"].tolist(), episode.labels["state"][:, 7]
     if template == "failure":
         assert opening.max() < 0.01
-        assert len(episode) == 150
+        assert len(episode) == settings()["horizon"]
     else:
         assert opening.max() > 0.1
     assert (RECOVER in skills) == (template == "recovery")
     if template == "recovery":
         assert PULL in skills[: skills.index(RECOVER)]
         assert PULL in skills[skills.index(RECOVER) :]
+
+
+def test_a_detour_passes_its_waypoints_and_the_expert_opens_the_drawer_from_there(shared):
+    """In order; what the expert would have done on the way is recorded beside."""
+    calm = {"visual_share": 0.0, "action_noise": 0.0, "detour_share": 1.0}
+    episode = roll(5, "success", **calm)
+    waypoints = plan(5, 0, settings("success", **calm), shared.task).detour
+    assert episode.tags["detour"] == len(waypoints) and episode.tags["success"]
+    hand, at = episode.labels["state"][:, :3], 0
+    for waypoint in waypoints:
+        distance = np.linalg.norm(hand[at:] - np.array(waypoint), axis=1)
+        at += int((distance < 0.025).argmax())
+        assert distance.min() < 0.025
+    away = np.abs(episode.labels["command"] - episode.labels["expert_action"]).max(1) > 0.1
+    assert away[:at].mean() > 0.8 and not away[at + 2 :].any()
+    np.testing.assert_array_equal(episode.labels["command"], episode.actions)
+
+
+def test_the_command_is_what_was_asked_for_not_what_a_slip_made_of_it(shared):
+    """The expert pulls on while the hand is torn off upwards."""
+    episode = roll(0, "recovery", visual_share=0.0, action_noise=0.0, detour_share=0.0)
+    slips = episode.labels["stress"][:, STRESS_KINDS.index("slip")] > 0
+    assert slips.any()
+    assert (episode.actions[slips, :3] == [0, 0, 1]).all()
+    assert (episode.labels["command"][slips] == episode.labels["expert_action"][slips]).all()
+    assert (episode.labels["command"][~slips] == episode.actions[~slips]).all()
 
 
 def test_a_rollout_does_not_depend_on_what_the_process_did_before(shared):
@@ -623,7 +657,7 @@ def test_a_rollout_does_not_depend_on_what_the_process_did_before(shared):
 
 def test_a_rollout_records_what_was_seen_before_each_action(shared):
     """Rows line up: replaying the executed actions gives the recorded observations and states."""
-    episode = roll(4, "success", visual_share=0.0, action_noise=0.0)
+    episode = roll(4, "success", visual_share=0.0, action_noise=0.0, detour_share=0.0)
     assert episode.tags["stress"] == {}
     observation, info = shared.reset(seed=episode_seed(0, 4), options={"stress": Stress()})
     for step, action in enumerate(episode.actions):

@@ -8,9 +8,7 @@ Tensor suffixes: T steps, H height, W width, A action.
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,8 +19,7 @@ from lib.manifest import Dataset
 from lib.models.convgru import ConvGRU
 from lib.paths import MANIFEST, relative
 from lib.perception.memory import Normalizer, SurpriseScale, episode_errors
-from lib.sim.env import ManipulationEnv, episode_seed
-from lib.sim.experts import ScriptedExpert
+from lib.sim.rollout import rollout
 from lib.sim.stress import STRESS_KINDS, Stress
 from lib.workers import ordered_map
 
@@ -39,16 +36,22 @@ def calibrate(
     features: Mapping[str, np.ndarray],
     dataset: Dataset,
     normalize: Normalizer,
+    *,
+    components: int,
     quantile: float,
     factor: float,
 ) -> SurpriseScale:
-    """Measures what prediction errors are usual on nominal validation episodes.
+    """Measures what prediction errors are usual on nominal episodes.
+
+    Training episodes give their covariance, of which there must be many; validation episodes say
+    how large they are where nobody trained.
 
     Args:
         model: The RNN in evaluation mode; None for persistence.
         features: (N, C, H, W) by level, rows as in the dataset.
         dataset: Holds ``actions``.
         normalize: Of the features.
+        components: Of ``SurpriseScale.of``.
         quantile: Of ``SurpriseScale.of``.
         factor: Of ``SurpriseScale.of``.
 
@@ -56,21 +59,25 @@ def calibrate(
         UserError: If no episode is nominal.
     """
     nominal = [e for e in dataset.episodes if set(e.tags.get("stress", {})) <= NOMINAL]
-    chosen = [e for e in nominal if e.split == "valid"]
-    if not chosen:
-        say("surprise: no validation episode is nominal, calibrated on the training ones")
-        chosen = [e for e in nominal if e.split == "train"]
-    if not chosen:
+    train, valid = ([e for e in nominal if e.split == split] for split in ("train", "valid"))
+    if not train and not valid:
         raise UserError(
             f"{relative(MANIFEST)}: no episode is nominal, so surprise cannot be calibrated; raise "
             "phase1_sima2.episodes"
         )
-    errors = []
-    for e in chosen:
-        z = normalize({level: torch.from_numpy(x[e.rows]) for level, x in features.items()})
-        actions = torch.from_numpy(dataset.arrays["actions"][e.rows])
-        errors.append(episode_errors(model, z, actions))
-    return SurpriseScale.of(errors, quantile, factor)
+    if not train or not valid:
+        say("surprise: nominal episodes of one split only, which calibrate alone")
+    errors = {}
+    for name, chosen in (("train", train or valid), ("valid", valid or train)):
+        errors[name] = [
+            episode_errors(
+                model,
+                normalize({level: torch.from_numpy(x[e.rows]) for level, x in features.items()}),
+                torch.from_numpy(dataset.arrays["actions"][e.rows]),
+            )
+            for e in chosen
+        ]
+    return SurpriseScale.of(errors["train"], errors["valid"], components, quantile, factor)
 
 
 def episode_score(scale: SurpriseScale, errors: Mapping[str, torch.Tensor]) -> float:
@@ -116,43 +123,6 @@ def auroc(stressed: Sequence[float], nominal: Sequence[float]) -> float:
     return float((high > low).mean() + 0.5 * (high == low).mean())
 
 
-@lru_cache(maxsize=1)
-def _worker_env(task: str, image_size: int) -> ManipulationEnv:
-    # One environment a process: a second one could disturb the first one's pictures.
-    env = ManipulationEnv(task, image_size=image_size, horizon=HORIZON)
-    atexit.register(env.close)  # before the OpenGL library goes
-    return env
-
-
-def watch(
-    task: str, index: int, seed: int, image_size: int, stress: Stress
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rolls the expert out once and keeps what it saw and did.
-
-    Args:
-        task: A name in lib/sim/tasks.py.
-        index: Number of the episode; with the seed it decides everything.
-        seed: The data seed; the stream is the suite's own.
-        image_size: Pixels, square.
-        stress: What goes wrong.
-
-    Returns:
-        (T, H, W, 3) uint8 frames and (T, A) float32 actions as executed.
-    """
-    env = _worker_env(task, image_size)
-    expert = ScriptedExpert(env.task)
-    observation, info = env.reset(
-        seed=episode_seed(seed, index, STREAM), options={"stress": stress}
-    )
-    images, actions, over = [], [], False
-    while not over:
-        images.append(observation["image"])
-        observation, _, terminated, truncated, info = env.step(expert(info["expert_obs"]))
-        actions.append(info["executed"])
-        over = terminated or truncated
-    return np.stack(images), np.stack(actions).astype(np.float32)
-
-
 def suite_kinds(per_kind: int) -> list[str]:
     """Returns the kind of each episode: three times ``per_kind`` nominal, then each stress.
 
@@ -176,11 +146,15 @@ def suite(
         timeout_s: Longest wait for one episode.
 
     Yields:
-        Kind, frames and actions of each episode.
+        Kind, (T, H, W, 3) uint8 frames and (T, A) float32 actions of each episode. The actions are
+        those asked for: of what noise or a slip made of them a robot knows nothing.
     """
     kinds = suite_kinds(per_kind)
-    stresses = [Stress(**({} if kind == "nominal" else {kind: severity})) for kind in kinds]
-    arguments = ((task, i, seed, image_size, stress) for i, stress in enumerate(stresses))
-    episodes = ordered_map(watch, arguments, timeout_s)
-    for kind, (images, actions) in zip(kinds, episodes, strict=True):
-        yield kind, images, actions
+    settings = {"pictures": True, "pixel_labels": False, "horizon": HORIZON}
+    calls = (
+        (task, index, seed, settings, image_size, {}, STREAM, stress)
+        for index, kind in enumerate(kinds)
+        for stress in [Stress(**({} if kind == "nominal" else {kind: severity}))]
+    )
+    for kind, item in zip(kinds, ordered_map(rollout, calls, timeout_s), strict=True):
+        yield kind, item.obs["image"], item.labels["command"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from lib.errors import UserError
 from lib.models.convgru import ConvGRU
 from lib.paths import BACKBONE, SPATIAL_RNN, relative
 from lib.perception.encoder import freeze
+from lib.ridge import principal_axes
 
 AHEAD = 8  # steps that surprise looks back: what goes wrong slowly does not show in one
 
@@ -62,7 +63,7 @@ class Surprise(NamedTuple):
     """How far some frames are from what was foreseen.
 
     Attributes:
-        value: (B,) squared prediction error over that of nominal episodes; about 1 is nominal.
+        value: (B,) squared prediction error in units of nominal episodes; about 1 is nominal.
         ood_severity: (B,) in [0, 1], rising with ``value``.
         novelty_tier: (B,) 0 known, 1 unusual, 2 unknown.
     """
@@ -73,50 +74,87 @@ class Surprise(NamedTuple):
 
 
 class SurpriseScale:
-    """What prediction errors are usual: calibrated on nominal episodes that were held out."""
+    """What prediction errors are usual: calibrated on nominal episodes.
 
-    def __init__(self, nominal: Mapping[str, float], known: float, unknown: float) -> None:
+    Errors are counted in units of their usual size in their direction: some directions are hard to
+    foresee and mean little, others hardly ever err. That is the squared Mahalanobis distance under
+    the covariance of nominal errors, as Lee et al. 2018 (arXiv 1807.03888) use it to tell unknown
+    inputs, with a covariance of the form of probabilistic PCA (Tipping and Bishop 1999): the first
+    K principal axes have a variance each, all others one in common.
+    """
+
+    def __init__(
+        self,
+        axes: Mapping[str, Tensor],
+        variances: Mapping[str, Tensor],
+        known: float,
+        unknown: float,
+    ) -> None:
         """Takes a calibration.
 
         Args:
-            nominal: Mean squared error of nominal episodes by level.
+            axes: (D, K) principal axes of nominal errors by level, D = C H W.
+            variances: (K + 1,) along each axis, and last along each of the others.
             known: Value up to which a frame is known: tier 0, severity 0.
             unknown: Value from which it is unknown: tier 2, severity 1.
         """
-        self.nominal, self.known, self.unknown = dict(nominal), known, unknown
+        self.axes, self.variances = dict(axes), dict(variances)
+        self.known, self.unknown = known, unknown
 
     @classmethod
     def of(
-        cls, errors: Sequence[Mapping[str, Tensor]], quantile: float, factor: float
+        cls,
+        errors: Sequence[Mapping[str, Tensor]],
+        held_out: Sequence[Mapping[str, Tensor]],
+        components: int,
+        quantile: float,
+        factor: float,
     ) -> SurpriseScale:
         """Calibrates on nominal episodes.
 
         Args:
-            errors: Prediction errors (T, C, H, W) by level, of each episode.
-            quantile: Share of the nominal frames that are known.
+            errors: Prediction errors (T, C, H, W) by level, of each episode: they give the
+                covariance.
+            held_out: The same of other episodes: they say what is known.
+            components: Principal axes, K; fewer where there are not as many dimensions or frames.
+            quantile: Share of the held-out frames that are known.
             factor: A frame ``factor`` times as surprising as the least unusual one is unknown.
         """
-        nominal = {
-            level: float(torch.cat([e[level] for e in errors]).double().square().mean()) + 1e-12
-            for level in errors[0]
-        }
-        value = cls(nominal, 1.0, 2.0).value
-        known = float(torch.quantile(torch.cat([value(e) for e in errors]).double(), quantile))
-        return cls(nominal, known, known * factor)
+        axes, variances = {}, {}
+        for level in errors[0]:
+            x_ND = torch.cat([e[level] for e in errors]).flatten(1).numpy()
+            count = min(components, x_ND.shape[1] - 1, len(x_ND))
+            squares_D, axes_DK = principal_axes(x_ND, count)
+            rest = max(float(squares_D[count:].mean()), 1e-6 * float(squares_D.mean()), 1e-12)
+            each = np.append(np.maximum(squares_D[:count], rest), rest)
+            axes[level] = torch.from_numpy(axes_DK).float()
+            variances[level] = torch.from_numpy(each).float()
+        value = cls(axes, variances, 1.0, 2.0).value
+        known = float(torch.quantile(torch.cat([value(e) for e in held_out]).double(), quantile))
+        return cls(axes, variances, known, known * factor)
 
-    def config(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps: the arguments of the constructor."""
-        return {"nominal": self.nominal, "known": self.known, "unknown": self.unknown}
+    def config(self) -> dict[str, float]:
+        """Returns what a checkpoint's configuration keeps of it."""
+        return {"known": self.known, "unknown": self.unknown}
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """Returns what a checkpoint keeps of it as tensors."""
+        return {"surprise_axes": self.axes, "surprise_variances": self.variances}
 
     def value(self, errors: Mapping[str, Tensor]) -> Tensor:
-        """Returns the mean squared error of each frame (B,) over the nominal one, all levels alike.
+        """Returns the squared distance of each frame (B,) over its dimensions, all levels alike.
 
         Args:
             errors: (B, C, H, W) by level.
         """
-        shares = [
-            errors[k].square().mean((1, 2, 3)) / nominal for k, nominal in self.nominal.items()
-        ]
+        shares = []
+        for level, axes_DK in self.axes.items():
+            x_BD = errors[level].flatten(1)
+            along_BK = (x_BD @ axes_DK).square()
+            # What the axes leave; rounding must not make it negative.
+            left_B = (x_BD.square().sum(1) - along_BK.sum(1)).clamp_min(0)
+            each, rest = self.variances[level][:-1], self.variances[level][-1]
+            shares.append(((along_BK / each).sum(1) + left_B / rest) / x_BD.shape[1])
         return torch.stack(shares).mean(0)
 
     def judge(self, errors: Mapping[str, Tensor]) -> Surprise:
@@ -214,7 +252,11 @@ class SpatialMemory:
         self.digest = checkpoint.digest
         self.levels: list[str] = list(config["levels"])
         self.normalize = Normalizer(checkpoint.part("mean"), checkpoint.part("std"))
-        self.surprise = SurpriseScale(**config["surprise"])
+        self.surprise = SurpriseScale(
+            checkpoint.part("surprise_axes"),
+            checkpoint.part("surprise_variances"),
+            **config["surprise"],
+        )
         self._model: ConvGRU | None = None
         if config["use_neural"]:
             model = ConvGRU(config["levels"], config["action_dim"], config["hidden_channels"])

@@ -24,6 +24,7 @@ from lib.perception.encoder import load_backbone
 from lib.perception.memory import SpatialMemory
 from lib.perception.segmenter import Autocast, load_segmenter
 from lib.perception.store import load_frames
+from lib.ridge import principal_axes
 
 CLIP = 5.0  # standard deviations
 
@@ -201,13 +202,10 @@ class Projector:
         for name, components in kept.items():
             x = getattr(percepts, name).astype(np.float32)
             mean = x.mean(0)
-            centred = x - mean
-            covariance = (centred.T @ centred).astype(np.float64) / len(x)
-            values, vectors = np.linalg.eigh(covariance)
-            values, vectors = values[::-1][:components], vectors[:, ::-1][:, :components]
+            variances, axes = principal_axes(x - mean, components)
             tensors[f"{name}_mean"] = torch.from_numpy(mean)
-            scaled = vectors / np.sqrt(np.maximum(values, 1e-8))
-            tensors[f"{name}_components"] = torch.from_numpy(np.ascontiguousarray(scaled)).float()
+            scaled = axes / np.sqrt(np.maximum(variances[:components], 1e-8))
+            tensors[f"{name}_components"] = torch.from_numpy(scaled).float()
         tensors["direct_mean"] = torch.from_numpy(percepts.direct.mean(0))
         tensors["direct_std"] = torch.from_numpy(percepts.direct.std(0) + 1e-4)
         return cls(tensors)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import atexit
 import gc
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from lib.episode import Episode
 from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed
 from lib.sim.experts import ScriptedExpert
 from lib.sim.stress import SENSED_KINDS, STRESS_KINDS, Stress
+from lib.sim.tasks import Task
 from lib.skills import RECOVER
 
 TEMPLATES = ("success", "failure", "recovery", "mixed")
@@ -32,15 +33,34 @@ LEGEND = {"labels/stress": STRESS_KINDS}
 MIXED_SHARE = 0.35
 MIXED_SEVERITY = 0.7
 
+# A detour has up to so many waypoints, each left behind at this distance or after so many steps.
+WAYPOINTS, NEAR_M, LEG_STEPS = 3, 0.02, 35
+DETOUR_GAIN = 10.0  # action for each metre to go, as Meta-World's experts have it
 
-def plan(index: int, seed: int, settings: Mapping[str, float]) -> tuple[str, Stress]:
-    """Draws template and stress of an episode, a function of (seed, index) alone.
+
+class Plan(NamedTuple):
+    """What is done to the robot in an episode.
+
+    Attributes:
+        template: One of TEMPLATES, or ``given``.
+        stress: What goes wrong.
+        detour: (x, y, z) in m of the places where the hand goes before the expert takes over.
+    """
+
+    template: str
+    stress: Stress
+    detour: tuple[tuple[float, ...], ...] = ()
+
+
+def plan(index: int, seed: int, settings: Mapping[str, float], task: Task) -> Plan:
+    """Draws what is done in an episode, a function of (seed, index) alone.
 
     Args:
         index: Number of the episode.
         seed: The data seed.
         settings: share_success, share_failure, share_recovery, share_mixed, action_noise,
-            visual_share, visual_severity of params.yaml.
+            visual_share, visual_severity, detour_share of params.yaml.
+        task: Says where a detour may lead.
     """
     rng = np.random.default_rng(episode_seed(seed, index, "plan"))
     shares = [settings[f"share_{name}"] for name in TEMPLATES]
@@ -57,7 +77,38 @@ def plan(index: int, seed: int, settings: Mapping[str, float]) -> tuple[str, Str
     if rng.random() < settings["visual_share"]:
         for kind in VISUAL_KINDS:
             severities[kind] = rng.uniform(0, settings["visual_severity"])
-    return template, Stress(**severities)
+    away = rng.random() < settings["detour_share"]
+    count = int(rng.integers(1, WAYPOINTS + 1)) if away else 0
+    detour = tuple(tuple(rng.uniform(*task.free_space).tolist()) for _ in range(count))
+    return Plan(template, Stress(**severities), detour)
+
+
+class Detour:
+    """Drives the hand past some places, then leaves the robot to the expert."""
+
+    def __init__(self, waypoints: Sequence[tuple[float, ...]]) -> None:
+        """Takes the way.
+
+        Args:
+            waypoints: (x, y, z) of each place, m.
+        """
+        self._ahead, self._steps = deque(np.asarray(w) for w in waypoints), 0
+
+    def __call__(self, hand_3: np.ndarray, action_4: np.ndarray) -> np.ndarray:
+        """Returns the action towards the next place, or that of the expert once all are past.
+
+        Args:
+            hand_3: Where the hand is, m.
+            action_4: What the expert would do; its gripper command holds also on the way.
+        """
+        while self._ahead:
+            to_go = self._ahead[0] - hand_3
+            if self._steps < LEG_STEPS and np.linalg.norm(to_go) > NEAR_M:
+                self._steps += 1
+                return np.append(np.clip(DETOUR_GAIN * to_go, -1.0, 1.0), action_4[3])
+            self._ahead.popleft()
+            self._steps = 0
+        return action_4
 
 
 @lru_cache(maxsize=1)
@@ -91,25 +142,29 @@ def rollout(
         index: Number of the episode.
         seed: The data seed.
         settings: What ``plan`` reads, horizon, and pictures (without them nothing is rendered,
-            and the episode has neither images nor pixel labels).
+            and the episode has neither images nor pixel labels); ``pixel_labels: false`` leaves
+            out the latter alone, which are half the work.
         image_size: Pixels, square.
         prices: The economics section of params.yaml.
         stream: Keeps the episodes of two sources apart.
-        stress: In place of the plan's; the template is then called ``given``.
+        stress: In place of the plan; the template is then called ``given``.
 
     Returns:
-        The episode. ``actions`` are those executed, ``labels/expert_action`` what the expert
-        would have done without noise or error, ``labels/state`` is the true state,
-        ``labels/stress`` the severity of each stress where it was at work: when the step's
-        observation was taken or while its action was carried out. ``labels/segmentation`` is of
-        the picture beside it, late or not; where that is black, of what it would have shown.
+        The episode. ``actions`` are those executed, ``labels/command`` those asked for,
+        ``labels/expert_action`` what the expert would have done without noise or error, also
+        on a detour. ``labels/state`` is the true state, ``labels/stress`` the severity of each
+        stress where it was at work: when the step's observation was taken or while its action was
+        carried out. ``labels/segmentation`` is of the picture beside it, late or not; where that
+        is black, of what it would have shown.
     """
     pictures = settings["pictures"]
+    labelled = pictures and settings.get("pixel_labels", True)
     env = _worker_env(
         task, image_size, pictures, settings["horizon"], tuple(sorted(prices.items()))
     )
     expert = ScriptedExpert(env.task)
-    template, stress = plan(index, seed, settings) if stress is None else ("given", stress)
+    planned = plan(index, seed, settings, env.task) if stress is None else Plan("given", stress)
+    stress, detour = planned.stress, Detour(planned.detour)
     observation, info = env.reset(
         seed=episode_seed(seed, index, stream), options={"stress": stress}
     )
@@ -119,6 +174,7 @@ def rollout(
     while not (terminated or truncated):
         if pictures:
             steps["image"].append(observation["image"])
+        if labelled:
             late.append(env.pixel_labels())
             steps["segmentation"].append(late[0])
         steps["proprio"].append(observation["proprio"])
@@ -127,22 +183,23 @@ def rollout(
         sensed = info["stress"]
         action = expert(info["expert_obs"])
         steps["expert_action"].append(expert(info["true_obs"]) if stress.misgrasp else action)
+        action = detour(info["state"][:3], action)
         observation, reward, terminated, truncated, info = env.step(action)
+        steps["command"].append(action)
         steps["actions"].append(info["executed"])
         steps["vector"].append(reward)
         steps["dones"].append(terminated)
         steps["stress"].append(np.where(SENSED, sensed, info["stress"]))
         steps["energy_j"].append(info["energy_j"])
         steps["damages"].append(info["damages"])
-    return _episode(f"{index:06d}", steps, task, template, stress, bool(info["success"]))
+    return _episode(f"{index:06d}", steps, task, planned, bool(info["success"]))
 
 
 def _episode(
     key: str,
     steps: Mapping[str, list[Any]],
     task: str,
-    template: str,
-    stress: Stress,
+    planned: Plan,
     success: bool,
 ) -> Episode:
     """Puts the steps of a rollout together and says what came of it."""
@@ -157,12 +214,14 @@ def _episode(
         "skill": array("skill", np.uint8),
         "state": array("state"),
         "expert_action": array("expert_action"),
+        "command": array("command"),
         "stress": at_work,
         "energy_j": array("energy_j"),
         "time_s": np.arange(len(vector)) * CONTROL_STEP_S,
     }
     if "image" in steps:
         obs["image"] = array("image", np.uint8)
+    if "segmentation" in steps:
         labels["segmentation"] = array("segmentation", np.uint8)
     worst = dict(zip(STRESS_KINDS, at_work.max(0).tolist(), strict=True))
     severity = max(s for kind, s in worst.items() if kind != "action_noise")
@@ -178,11 +237,12 @@ def _episode(
             "task": task,
             "backend": "mujoco",
             "action_space": "eef_delta",
-            "template": template,
+            "template": planned.template,
+            "detour": len(planned.detour),
             "outcome": "recovery" if recovery else "success" if success else "failure",
             "success": success,
             "recovery": recovery,
-            "stress": {kind: round(s, 6) for kind, s in stress.active().items()},
+            "stress": {kind: round(s, 6) for kind, s in planned.stress.active().items()},
             "stress_steps": {
                 kind: int(count)
                 for kind, count in zip(STRESS_KINDS, (at_work > 0).sum(0), strict=True)
@@ -190,7 +250,7 @@ def _episode(
             },
             "ood_severity": round(severity, 6),
             "novelty_tier": 0 if severity == 0 else (1 if severity < 0.5 else 2),
-            "visual": any(kind in stress.active() for kind in VISUAL_KINDS),
+            "visual": any(kind in planned.stress.active() for kind in VISUAL_KINDS),
             "labels": "exact",
             "damages": int(sum(steps["damages"])),
         },

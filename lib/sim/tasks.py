@@ -93,6 +93,7 @@ class Task:
         handle_geom: The visible geom that is taken hold of.
         camera: Where the picture is taken from.
         hidden_bodies: Bodies the camera never sees.
+        free_space: Lowest and highest corner of a box in which the hand meets nothing, m.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Task:
     handle_geom: str
     camera: Camera = field(default=Camera(135.0, -30.0, 0.9, (0.0, 0.7, 0.12)))
     hidden_bodies: tuple[str, ...] = NEVER_SEEN
+    free_space: tuple[tuple[float, ...], tuple[float, ...]] = ((-0.2, 0.45, 0.1), (0.2, 0.68, 0.35))
 
 
 TASKS: Mapping[str, Task] = {

@@ -45,17 +45,6 @@ def class_balance(labels_NHW: np.ndarray) -> Tensor:
     return torch.from_numpy((weights / (weights * share).sum()).astype(np.float32))
 
 
-def training_rows(dataset: Dataset) -> np.ndarray:
-    """Returns the rows of the training episodes, but for dropped pictures, which are black.
-
-    Args:
-        dataset: Holds ``obs/image``.
-    """
-    rows = dataset.rows(["train"])
-    seen = [bool(dataset.arrays["obs/image"][row].any()) for row in rows]
-    return rows[seen]
-
-
 def train_segmenter(
     model: UNet,
     dataset: Dataset,
@@ -85,7 +74,7 @@ def train_segmenter(
     source_N = np.zeros(len(dataset), np.int64)
     for episode in dataset.episodes:
         source_N[episode.rows] = sources.index(episode.source)
-    rows = torch.from_numpy(training_rows(dataset))
+    rows = torch.from_numpy(dataset.seen(dataset.rows(["train"])))
     images, labels = dataset.arrays["obs/image"], dataset.arrays["labels/segmentation"]
 
     balance = class_balance(labels[rows.numpy()]).to(fabric.device)

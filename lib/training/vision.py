@@ -53,10 +53,14 @@ def mean_pictures(images_NHW3: Tensor, episodes: Sequence[Reference]) -> Tensor:
     """Returns the mean picture of each episode at half size, (E, 3, H/2, W/2) in [0, 1].
 
     Args:
-        images_NHW3: uint8.
+        images_NHW3: uint8; black ones do not count.
         episodes: Their rows.
     """
-    means = [to_unit(images_NHW3[e.rows][::4]).mean(0) for e in episodes]
+    means = []
+    for e in episodes:
+        frames = images_NHW3[e.rows][::4]
+        seen = frames.flatten(1).amax(1) > 0
+        means.append(to_unit(frames[seen] if seen.any() else frames).mean(0))
     return F.avg_pool2d(torch.stack(means), 2)
 
 
@@ -98,10 +102,10 @@ def train_backbone(
     )
     episodes = [e for e in dataset.episodes if e.split == "train"]
     images = torch.from_numpy(dataset.arrays["obs/image"])
-    frames = torch.from_numpy(dataset.rows(["train"]))
-    episode_of = torch.repeat_interleave(
-        torch.arange(len(episodes)), torch.tensor([len(e) for e in episodes])
-    )
+    seen = dataset.seen(dataset.rows(["train"]))
+    frames = torch.from_numpy(seen)
+    stops = np.array([e.stop for e in episodes])
+    episode_of = torch.from_numpy(np.searchsorted(stops, seen, side="right"))
     side = -(-images.shape[1] // 16)  # of P4
     channels = model.channels[EMBEDDED_LEVEL]
     head = ProjectionHead(channels * side * side, 256, settings.projection_dim)
