@@ -106,7 +106,7 @@ class Task:
     handle_geom: str
     camera: Camera = field(default=Camera(135.0, -30.0, 0.9, (0.0, 0.7, 0.12)))
     hidden_bodies: tuple[str, ...] = NEVER_SEEN
-    free_space: tuple[tuple[float, ...], tuple[float, ...]] = ((-0.2, 0.45, 0.1), (0.2, 0.68, 0.35))
+    free_space: tuple[tuple[float, ...], tuple[float, ...]] = ((-0.2, 0.52, 0.1), (0.2, 0.68, 0.35))
 
 
 TASKS: Mapping[str, Task] = {
