@@ -148,13 +148,18 @@ def test_a_third_of_the_segments_is_renamed_and_nothing_else(consistent):
 
 
 def test_estimated_trust_is_the_precision_of_each_name():
-    """Handle given four pixels of which one is of it; drawer all its three; the rest not seen."""
+    """Handle given four pixels of which one is of it; drawer all its three; the rest not seen.
+
+    With two of the wrong ones doubted, handle is right in one of two.
+    """
     handle, drawer = PRIMITIVES.index("handle"), PRIMITIVES.index("drawer")
     said = np.array([handle] * 4 + [drawer] * 3, np.uint8)
     exact = np.array([handle] + [drawer] * 6, np.uint8)
     expected = np.full(len(PRIMITIVES), 0.5)
     expected[[handle, drawer]] = 0.25, 1.0
-    assert_allclose(precision(said, exact), expected)
+    assert_allclose(precision(said, exact, np.ones(7)), expected)
+    expected[handle] = 0.5
+    assert_allclose(precision(said, exact, np.array([1, 1, 0, 0, 1, 1, 1])), expected)
 
 
 # Who serves
@@ -200,10 +205,11 @@ def scratch_stage(tmp_path, monkeypatch):
             return Dataset({name: loaded.arrays[name] for name in fields}, loaded.episodes)
 
         trust = {"sima2": {name: {"trust": 1.0} for name in PRIMITIVES}}
+        entries = [{"source": "sima2", "key": e.key} for e in loaded.episodes]
         for name, value in {
             "load_params": lambda *_: params,
             "load_dataset": part,
-            "read_manifest": lambda: {"trust": trust},
+            "read_manifest": lambda: {"trust": trust, "episodes": entries},
             "stressed_episodes": lambda *_: loaded,
             "say": said.append,
             "SEGMENTER": tmp_path / "segmenter.safetensors",

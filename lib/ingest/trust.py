@@ -67,7 +67,7 @@ def segment_trust(pairs_LS: np.ndarray, usual_LS: np.ndarray | None) -> np.ndarr
         usual_LS: ``usual_shares``.
 
     Returns:
-        (L, S) in (0, 1]; 1 where label and judge agree and where a share is not extraordinary.
+        (L, S) in [0, 1]; 1 where label and judge agree and where a share is not extraordinary.
     """
     trust = np.ones(pairs_LS.shape)
     if usual_LS is None:
@@ -75,7 +75,7 @@ def segment_trust(pairs_LS: np.ndarray, usual_LS: np.ndarray | None) -> np.ndarr
     share = _shares(pairs_LS)
     doubted = share > MOST * usual_LS + LITTLE
     np.fill_diagonal(doubted, False)
-    trust[doubted] = np.minimum(1, (usual_LS + LITTLE)[doubted] / share[doubted])
+    trust[doubted] = usual_LS[doubted] / share[doubted]
     return trust
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from scipy import ndimage
 from torch import Tensor
 
 from lib.episode import PRIMITIVES
@@ -29,15 +28,10 @@ from lib.training.loop import Curve, Optimizer, fit, warmup_cosine
 COLOUR, NOISE = 0.5, 0.0
 BALANCE_FRAMES = 500
 ROUTER_RIDGE = 1.0
-CROSS = ndimage.generate_binary_structure(2, 1)  # a pixel and its four neighbours
 
 
 class PixelTrust:
-    """How far the label of each pixel is trusted: its source's trust times its segment's.
-
-    A boundary is wrong on either side of a mislabelled segment, so its neighbours (four of them)
-    are doubted with it.
-    """
+    """How far the label of each pixel is trusted: its source's trust times its segment's."""
 
     def __init__(
         self,
@@ -80,8 +74,7 @@ class PixelTrust:
         # Only frames with a doubt cost a look of the heuristic's.
         for at in np.flatnonzero(self._episode_N[rows] >= 0):
             seen = self._judge.primitives(self._images[rows[at]][None])[0]
-            doubt = self._doubts[self._episode_N[rows[at]]][labels[at], seen]
-            weights[at] *= ndimage.minimum_filter(doubt, footprint=CROSS)
+            weights[at] *= self._doubts[self._episode_N[rows[at]]][labels[at], seen]
         return weights
 
 
