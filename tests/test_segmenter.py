@@ -194,7 +194,7 @@ def scratch_stage(tmp_path, monkeypatch):
     """Runs the stage on a few frames, with outs in a scratch folder; returns what it left."""
     loaded = dataset()
 
-    def run_it(**changes):
+    def run_it(doubted=None, **changes):
         params = load_params("task", "seed", "compute", "safety", "segmenter")
         small = {"widths": [4, 8], "steps": 2, "batch_size": 2, "stress_episodes": 1, **changes}
         params.segmenter = params.segmenter.model_copy(update=small)
@@ -206,6 +206,8 @@ def scratch_stage(tmp_path, monkeypatch):
 
         trust = {"sima2": {name: {"trust": 1.0} for name in PRIMITIVES}}
         entries = [{"source": "sima2", "key": e.key} for e in loaded.episodes]
+        if doubted is not None:
+            entries[0]["doubted"] = doubted
         for name, value in {
             "load_params": lambda *_: params,
             "load_dataset": part,
@@ -254,3 +256,14 @@ def test_the_network_serves_only_where_it_is_good_enough(scratch_stage, changes,
     assert (boundary is not None) is active
     lines = (left.folder / "segmenter_threshold.csv").read_text().splitlines()
     assert lines[0] == "threshold,f1,precision,recall" and len(lines) == 1 + len(THRESHOLDS)
+
+
+def test_the_stage_learns_from_believed_segments_only(scratch_stage):
+    """What the manifest doubts changes the training: it reaches the loss."""
+    losses = [
+        scratch_stage(doubted=doubted).metrics["loss"]
+        for doubted in (None, {"handle": {"table": 0.0}}, {"handle": {"background": 0.0}})
+    ]
+    assert losses[0] == losses[1]  # the judge sees no table here
+    assert losses[0]["boundary"] != losses[2]["boundary"]
+    assert losses[0]["primitive"] != losses[2]["primitive"]
