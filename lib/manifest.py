@@ -15,7 +15,7 @@ from lib.errors import UserError
 from lib.files import read_json
 from lib.paths import ISAAC_EPISODES, MANIFEST, ROS_EPISODES, SIMA2_EPISODES, relative
 
-SCHEMA = 1
+SCHEMA = 2
 CONSUMERS = ("vision", "rnn", "segmenter", "policy")
 SOURCES: dict[str, Path] = {
     "sima2": SIMA2_EPISODES,
@@ -184,3 +184,24 @@ def trust_table(manifest: dict[str, Any]) -> dict[str, np.ndarray]:
         source: np.array([cells[name]["trust"] for name in PRIMITIVES], np.float32)
         for source, cells in manifest["trust"].items()
     }
+
+
+def segment_doubts(manifest: dict[str, Any]) -> dict[tuple[str, str], np.ndarray]:
+    """Returns the episodes of which some segment is doubted (lib/ingest/trust.py).
+
+    Args:
+        manifest: What ``read_manifest`` gave.
+
+    Returns:
+        By source and key: the trust in a pixel, (label given, primitive seen by the heuristic),
+        float32, 1 where nothing is doubted.
+    """
+    tables = {}
+    for entry in manifest["episodes"]:
+        if "doubted" in entry:
+            table = np.ones((len(PRIMITIVES), len(PRIMITIVES)), np.float32)
+            for label, row in entry["doubted"].items():
+                for seen, trust in row.items():
+                    table[PRIMITIVES.index(label), PRIMITIVES.index(seen)] = trust
+            tables[entry["source"], entry["key"]] = table
+    return tables

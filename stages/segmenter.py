@@ -18,7 +18,7 @@ from lib.evaluation.segmentation import (
     stressed_episodes,
 )
 from lib.files import write_csv, write_json
-from lib.manifest import Dataset, load_dataset, read_manifest, trust_table
+from lib.manifest import Dataset, load_dataset, read_manifest, segment_doubts, trust_table
 from lib.models.unet import UNet
 from lib.params import load_params
 from lib.paths import GEOMETRY, METRICS, PLOTS, SEGMENTER
@@ -41,8 +41,16 @@ def main() -> None:
     model = UNet(num_classes=len(PRIMITIVES), widths=settings.widths)
     curve = Curve.off("boundary", "primitive", "total")
     if settings.use_neural:
-        trust = trust_table(read_manifest())
-        curve = train_segmenter(model, dataset, trust, settings, params.safety, fabric)
+        manifest = read_manifest()
+        curve = train_segmenter(
+            model,
+            dataset,
+            trust_table(manifest),
+            settings,
+            params.safety,
+            fabric,
+            segment_doubts(manifest),
+        )
     neural, heuristic = Segmenter(model.cpu(), fabric.autocast), Segmenter(None)
     judged = neural if settings.use_neural else heuristic
 

@@ -656,3 +656,21 @@ def test_trust_says_on_how_many_pixels_each_cell_rests(sources):
     assert all(0 <= cell["trust"] <= 1 for cell in trust["isaac"].values())
     unmeasured = sources(shares, isaac=silver)["trust"]["isaac"]
     assert set(map(str, unmeasured.values())) == {str({"trust": 0.5, "pixels": 0})}
+
+
+def test_a_wrongly_labelled_episode_is_named_and_the_heuristic_is_not_its_own_judge(sources):
+    """A wall called handle: doubted from a source of its own labels, not from the heuristic's."""
+    wall, handle = (episode.PRIMITIVES.index(name) for name in ("background", "handle"))
+
+    def seen(key, label, **more):
+        item = recorded(key, **more)
+        item.obs["image"][:] = 120 + np.arange(STEPS)[:, None, None, None]
+        item.labels["segmentation"][:] = label
+        return item
+
+    exact = [seen(f"e{i}", wall, number=i, labels="exact") for i in range(12)]
+    wrong = seen("wrong", handle, number=20, labels="exact")
+    silver = seen("silver", handle, number=21, labels="heuristic")
+    manifest = sources(sima2=[*exact, wrong], ros=[silver])
+    doubted = {e["key"]: e["doubted"] for e in manifest["episodes"] if "doubted" in e}
+    assert doubted == {"wrong": {"handle": {"background": 0.0}}}

@@ -148,13 +148,18 @@ def test_a_third_of_the_segments_is_renamed_and_nothing_else(consistent):
 
 
 def test_estimated_trust_is_the_precision_of_each_name():
-    """Handle given four pixels of which one is of it; drawer all its three; the rest not seen."""
+    """Handle given four pixels of which one is of it; drawer all its three; the rest not seen.
+
+    With two of the wrong ones doubted, handle is right in one of two.
+    """
     handle, drawer = PRIMITIVES.index("handle"), PRIMITIVES.index("drawer")
     said = np.array([handle] * 4 + [drawer] * 3, np.uint8)
     exact = np.array([handle] + [drawer] * 6, np.uint8)
     expected = np.full(len(PRIMITIVES), 0.5)
     expected[[handle, drawer]] = 0.25, 1.0
-    assert_allclose(precision(said, exact), expected)
+    assert_allclose(precision(said, exact, np.ones(7)), expected)
+    expected[handle] = 0.5
+    assert_allclose(precision(said, exact, np.array([1, 1, 0, 0, 1, 1, 1])), expected)
 
 
 # Who serves
@@ -189,7 +194,7 @@ def scratch_stage(tmp_path, monkeypatch):
     """Runs the stage on a few frames, with outs in a scratch folder; returns what it left."""
     loaded = dataset()
 
-    def run_it(**changes):
+    def run_it(doubted=None, **changes):
         params = load_params("task", "seed", "compute", "safety", "segmenter")
         small = {"widths": [4, 8], "steps": 2, "batch_size": 2, "stress_episodes": 1, **changes}
         params.segmenter = params.segmenter.model_copy(update=small)
@@ -200,10 +205,13 @@ def scratch_stage(tmp_path, monkeypatch):
             return Dataset({name: loaded.arrays[name] for name in fields}, loaded.episodes)
 
         trust = {"sima2": {name: {"trust": 1.0} for name in PRIMITIVES}}
+        entries = [{"source": "sima2", "key": e.key} for e in loaded.episodes]
+        if doubted is not None:
+            entries[0]["doubted"] = doubted
         for name, value in {
             "load_params": lambda *_: params,
             "load_dataset": part,
-            "read_manifest": lambda: {"trust": trust},
+            "read_manifest": lambda: {"trust": trust, "episodes": entries},
             "stressed_episodes": lambda *_: loaded,
             "say": said.append,
             "SEGMENTER": tmp_path / "segmenter.safetensors",
@@ -248,3 +256,14 @@ def test_the_network_serves_only_where_it_is_good_enough(scratch_stage, changes,
     assert (boundary is not None) is active
     lines = (left.folder / "segmenter_threshold.csv").read_text().splitlines()
     assert lines[0] == "threshold,f1,precision,recall" and len(lines) == 1 + len(THRESHOLDS)
+
+
+def test_the_stage_learns_from_believed_segments_only(scratch_stage):
+    """What the manifest doubts changes the training: it reaches the loss."""
+    losses = [
+        scratch_stage(doubted=doubted).metrics["loss"]
+        for doubted in (None, {"handle": {"table": 0.0}}, {"handle": {"background": 0.0}})
+    ]
+    assert losses[0] == losses[1]  # the judge sees no table here
+    assert losses[0]["boundary"] != losses[2]["boundary"]
+    assert losses[0]["primitive"] != losses[2]["primitive"]

@@ -14,6 +14,7 @@ from lib.episode import PRIMITIVES, Episode
 from lib.episode.check import problems
 from lib.errors import UserError
 from lib.files import read_json
+from lib.ingest.trust import count_pairs, doubted_segments, segment_trust, usual_shares
 from lib.manifest import CONSUMERS, SCHEMA, SOURCES
 from lib.models.heuristic import HeuristicSegmenter
 from lib.paths import relative
@@ -76,6 +77,21 @@ def put_duplicates_aside(entries: list[dict[str, Any]], fingerprints: list[str])
                 entry["usable"] = dict.fromkeys(CONSUMERS, reason)
 
 
+def doubt(pairs: list[tuple[dict[str, Any], np.ndarray]]) -> None:
+    """Writes into episodes which of their segments are not believed.
+
+    Args:
+        pairs: Episodes of the manifest, each with its ``count_pairs``. Those for training say
+            what is usual.
+    """
+    train = [counts for entry, counts in pairs if entry["split"] == "train" and counts.any()]
+    usual = usual_shares(np.array(train))
+    for entry, counts in pairs:
+        doubted = doubted_segments(segment_trust(counts, usual))
+        if doubted:
+            entry["doubted"] = doubted
+
+
 def build_manifest(
     task: str, shares: list[float], trust_frames: int, trust_prior: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,6 +113,7 @@ def build_manifest(
     fingerprints: list[str] = []
     judge = _HeuristicJudge(trust_frames)
     label_kinds: dict[str, set[str]] = {source: set() for source in SOURCES}
+    pairs: list[tuple[dict[str, Any], np.ndarray]] = []
     stream = itertools.chain.from_iterable(
         ((source, item) for item in episode.read(path)) for source, path in SOURCES.items()
     )
@@ -117,13 +134,17 @@ def build_manifest(
         )
         fingerprints.append(episode.fingerprint(item))
         if "segmentation" in item.labels:
-            kind = item.tags.get("labels", "unknown")
+            said, kind = item.labels["segmentation"], item.tags.get("labels", "unknown")
             label_kinds[source].add(kind)
             if kind == "exact" and split == "train" and not item.tags.get("visual"):
                 judge.see(item)
+            # The heuristic cannot judge itself. A damaged episode is used by nobody.
+            if kind != "heuristic" and usable["segmenter"] is True:
+                pairs.append((entries[-1], count_pairs(item.obs["image"], said)))
     put_duplicates_aside(entries, fingerprints)
     if not entries:
         raise UserError("data/phase1: no source holds an episode; raise phase1_sima2.episodes")
+    doubt(pairs)
     trust = {
         source: judge.exact() if kinds == {"exact"} else judge.silver(trust_prior)
         for source, kinds in label_kinds.items()
@@ -169,6 +190,11 @@ def _metrics(entries: list[dict[str, Any]], skipped: dict[str, list]) -> dict[st
                 "skipped": len(skipped.get(source, [])),
             }
             for source in SOURCES
+        },
+        "trust": {
+            "doubted_segments": sum(
+                len(row) for e in entries for row in e.get("doubted", {}).values()
+            )
         },
         "usable": {c: sum(e["usable"][c] is True for e in entries) for c in CONSUMERS},
         "template": {

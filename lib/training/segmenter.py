@@ -5,6 +5,8 @@ Tensor suffixes: B batch, N steps, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -13,7 +15,7 @@ from torch import Tensor
 from lib.episode import PRIMITIVES
 from lib.losses.segmentation import segmentation_loss
 from lib.manifest import Dataset
-from lib.models.heuristic import boundary_of
+from lib.models.heuristic import HeuristicSegmenter, boundary_of
 from lib.models.unet import UNet
 from lib.params import Safety, Segmenter
 from lib.perception.segmenter import SkillRouter
@@ -28,21 +30,71 @@ BALANCE_FRAMES = 500
 ROUTER_RIDGE = 1.0
 
 
-def class_balance(labels_NHW: np.ndarray) -> Tensor:
+class PixelTrust:
+    """How far the label of each pixel is trusted: its source's trust times its segment's."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        table: dict[str, np.ndarray],
+        doubts: Mapping[tuple[str, str], np.ndarray],
+    ) -> None:
+        """Takes what the manifest says.
+
+        Args:
+            dataset: Holds ``obs/image`` and ``labels/segmentation``.
+            table: Trust in the labels of each primitive, by source.
+            doubts: By source and key of an episode: trust by label and by what the heuristic sees.
+        """
+        self._images = dataset.arrays["obs/image"]
+        self._labels = dataset.arrays["labels/segmentation"]
+        sources = sorted(table)
+        self._table = np.stack([table[name] for name in sources])
+        self._source_N = np.zeros(len(dataset), np.int64)
+        self._episode_N = np.full(len(dataset), -1)
+        doubted = [e for e in dataset.episodes if (e.source, e.key) in doubts]
+        self._doubts = [doubts[e.source, e.key] for e in doubted]
+        for episode in dataset.episodes:
+            self._source_N[episode.rows] = sources.index(episode.source)
+        for index, episode in enumerate(doubted):
+            self._episode_N[episode.rows] = index
+        self._judge = HeuristicSegmenter()
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the weights of some frames.
+
+        Args:
+            rows: (B,) of the dataset.
+
+        Returns:
+            (B, H, W) float32 in [0, 1].
+        """
+        labels = self._labels[rows]
+        weights = self._table[self._source_N[rows][:, None, None], labels]
+        # Only frames with a doubt cost a look of the heuristic's.
+        for at in np.flatnonzero(self._episode_N[rows] >= 0):
+            seen = self._judge.primitives(self._images[rows[at]][None])[0]
+            weights[at] *= self._doubts[self._episode_N[rows[at]]][labels[at], seen]
+        return weights
+
+
+def class_balance(labels_NHW: np.ndarray, trust_NHW: np.ndarray | None = None) -> Tensor:
     """Weighs classes by the inverse square root of their share of the pixels.
 
     The handle has one pixel in two hundred: unweighted, a short training never sees it.
 
     Args:
         labels_NHW: Primitives.
+        trust_NHW: How much each pixel counts; all alike by default.
 
     Returns:
         (len(PRIMITIVES),) weights, their mean over the pixels is one; 0 for absent classes.
     """
-    frames = labels_NHW[:: max(1, len(labels_NHW) // BALANCE_FRAMES)]
-    share = np.bincount(frames.ravel(), minlength=len(PRIMITIVES)) / frames.size
+    count = np.ones(labels_NHW.shape) if trust_NHW is None else trust_NHW
+    counts = np.bincount(labels_NHW.ravel(), count.ravel(), len(PRIMITIVES))
+    share = counts / max(counts.sum(), 1e-12)
     weights = np.where(share > 0, 1 / np.sqrt(np.maximum(share, 1e-6)), 0.0)
-    return torch.from_numpy((weights / (weights * share).sum()).astype(np.float32))
+    return torch.from_numpy((weights / max((weights * share).sum(), 1e-12)).astype(np.float32))
 
 
 def train_segmenter(
@@ -52,6 +104,7 @@ def train_segmenter(
     settings: Segmenter,
     safety: Safety,
     fabric: Fabric,
+    doubts: Mapping[tuple[str, str], np.ndarray] | None = None,
 ) -> Curve:
     """Trains on the frames of the training episodes.
 
@@ -62,6 +115,7 @@ def train_segmenter(
         settings: The recipe.
         safety: Clipping and NaN guard.
         fabric: Device and precision.
+        doubts: Trust in the segments of an episode that has doubted ones; see PixelTrust.
 
     Returns:
         Curves of every term of the loss.
@@ -69,23 +123,20 @@ def train_segmenter(
     model.to(fabric.device, memory_format=torch.channels_last).train()
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     augment = Augment(0, COLOUR, NOISE, generator)
-    sources = sorted(trust)
-    table = torch.from_numpy(np.stack([trust[name] for name in sources]))
-    source_N = np.zeros(len(dataset), np.int64)
-    for episode in dataset.episodes:
-        source_N[episode.rows] = sources.index(episode.source)
-    rows = torch.from_numpy(dataset.seen(dataset.rows(["train"])))
+    trust_in = PixelTrust(dataset, trust, doubts or {})
+    rows = dataset.seen(dataset.rows(["train"]))
     images, labels = dataset.arrays["obs/image"], dataset.arrays["labels/segmentation"]
 
-    balance = class_balance(labels[rows.numpy()]).to(fabric.device)
+    counted = rows[:: max(1, len(rows) // BALANCE_FRAMES)]
+    balance = class_balance(labels[counted], trust_in(counted)).to(fabric.device)
 
     def losses_of_step(step: int) -> dict[str, Tensor]:
         pick = torch.randint(len(rows), (settings.batch_size,), generator=generator)
-        chosen = rows[pick].numpy()
+        chosen = rows[pick.numpy()]
         primitive = labels[chosen]
         boundary = torch.from_numpy(boundary_of(primitive))
         primitive = torch.from_numpy(primitive).long()
-        weights = table[torch.from_numpy(source_N[chosen])[:, None, None], primitive]
+        weights = torch.from_numpy(trust_in(chosen))
         views = augment(torch.from_numpy(images[chosen])).to(fabric.device)
         boundary_logits, primitive_logits = model(views)
         return segmentation_loss(
