@@ -260,6 +260,7 @@ class Policy(Section):
     bc_start: NonNegative
     bc_floor: NonNegative
     bc_anneal: Count
+    linger: Annotated[int, Field(ge=0)]
     num_envs: Annotated[int, Field(ge=1, le=64)]
     horizon: Annotated[int, Field(ge=10, le=500)]
     weights: Annotated[list[Share], Field(min_length=3, max_length=3)]

@@ -49,13 +49,15 @@ def main() -> None:
         task=params.task,
         image_size=perception.backbone.image_size,
         horizon=settings.horizon,
+        terminate_on_success=False,
+        linger=settings.linger,
         prices=params.economics.model_dump(),
     )
     held_out = [episode_seed(seed, i, "validate") for i in range(settings.validate_episodes)]
 
     def validate() -> tuple[float, float]:
         trajectories = run_episodes(env, agent, held_out)
-        success = np.mean([t.terminated for t in trajectories])
+        success = np.mean([t.success[-1] for t in trajectories])  # done, and not undone
         return float(success), float(np.mean([t.steps for t in trajectories]))
 
     with closing(env):

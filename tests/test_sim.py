@@ -269,12 +269,45 @@ def test_success_at_the_last_step_is_termination_alone(blind):
 
 
 def test_an_environment_may_go_on_after_success():
-    """Then it ends by the horizon alone, and no unit is paid."""
+    """It ends by the horizon alone; one unit is paid, and what comes after costs no wage."""
     env = lib.sim.make_env(render=False, terminate_on_success=False, horizon=120)
     rows = run(env, 11)
     assert rows[-1][2:4] == (False, True)
     assert len(rows) - 1 == 120
-    assert sum(row[4]["success"] for row in rows) > 5
+    success = np.array([row[4]["success"] for row in rows[1:]])
+    task, value, _ = np.array([row[1] for row in rows[1:]]).T
+    assert success.sum() > 5
+    first = int(success.argmax())
+    damages = np.array([row[4]["damages"] for row in rows[1:]])
+    assert (value[:first] < 0).all() and value[first] > 0.9
+    np.testing.assert_array_equal(value[first + 1 :], -1.0 * damages[first + 1 :])
+    assert (task[first + 1 :][success[first + 1 :]] == 0).all()
+    assert (task[: first + 1] < 0).all()
+
+
+def test_what_is_undone_after_success_costs_again():
+    """The hand pushes the drawer shut: progress falls below zero once it is no longer open."""
+    env = lib.sim.make_env(render=False, terminate_on_success=False, horizon=200)
+    expert = ScriptedExpert(env.task)
+    _, info = env.reset(seed=episode_seed(77, 11))
+    done, rows = False, []
+    for _ in range(200):
+        action = np.array([0, 1, 0, -1]) if done else expert(info["expert_obs"])
+        _, reward, _, _, info = env.step(action)
+        rows.append((done, info["success"], reward[0]))
+        done = done or info["success"]
+    undone = [reward for after, success, reward in rows if after and not success]
+    assert len(undone) > 10
+    assert max(undone) < 0
+
+
+def test_an_episode_lingers_for_as_long_as_asked():
+    """Truncated, not terminated, seven steps after the first success."""
+    env = lib.sim.make_env(render=False, terminate_on_success=False, linger=7)
+    rows = run(env, 11)
+    assert rows[-1][2:4] == (False, True)
+    success = [row[4]["success"] for row in rows[1:]]
+    assert len(success) == success.index(True) + 1 + 7
 
 
 def test_the_vector_reward_is_within_its_space_and_means_what_it_says(env):

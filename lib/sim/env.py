@@ -76,6 +76,7 @@ class ManipulationEnv(gym.Env):
         image_size: int = 96,
         horizon: int = 150,
         terminate_on_success: bool = True,
+        linger: int | None = None,
         render: bool = True,
         stress: Stress | None = None,
         prices: dict[str, float] | None = None,
@@ -86,7 +87,11 @@ class ManipulationEnv(gym.Env):
             task: A name in lib/sim/tasks.py.
             image_size: Pixels, square.
             horizon: Control steps until truncation.
-            terminate_on_success: End the episode when the task is done.
+            terminate_on_success: End the episode when the task is done. If not, what was done must
+                stay done: from then on progress is 0 while it is and as usual where it is undone,
+                and value counts damages alone.
+            linger: With ``terminate_on_success`` off, truncate so many steps after the success;
+                None goes on to the horizon.
             render: Whether to take pictures at all; without, ``image`` stays black.
             stress: What goes wrong; ``reset(options={"stress": ...})`` overrides it.
             prices: Keys of DEFAULT_PRICES.
@@ -111,6 +116,7 @@ class ManipulationEnv(gym.Env):
         self._stress = stress or Stress()
         self._prices = {**DEFAULT_PRICES, **(prices or {})}
         self._horizon, self._terminates = horizon, terminate_on_success
+        self._linger = linger
         self.render_mode = "rgb_array" if render else None
         self.action_space = Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = Dict(
@@ -145,6 +151,7 @@ class ManipulationEnv(gym.Env):
         self._step, self._slip_left, self._slipped = 0, 0, False
         self._had_hold = np.zeros(1, bool)
         self._damaged = False
+        self._done_at: int | None = None
         self._late: deque[tuple[dict[str, np.ndarray], bool]] = deque(maxlen=drawn.latency + 1)
         self._constant = np.array([getattr(self._stress, k) for k in STRESS_KINDS], np.float32)
         self._constant[[SLIP, PUSH, DROPOUT]] = 0
@@ -174,14 +181,18 @@ class ManipulationEnv(gym.Env):
         self._step += 1
         energy = self._mechanical_power() * CONTROL_STEP_S
         damages = self._new_damages()
+        over = self._done_at is not None
+        if success and not over:
+            self._done_at = self._step
         terminated = success and self._terminates
         prices = self._prices
         reward = np.array(
             [
-                dense / 10.0 - 1.0,
+                0.0 if over and success else dense / 10.0 - 1.0,
                 economics.step_value(
-                    finished=terminated,
-                    seconds=CONTROL_STEP_S,
+                    finished=success and not over,
+                    # Nobody waits for a unit that is finished.
+                    seconds=0.0 if over else CONTROL_STEP_S,
                     damages=damages,
                     unit_price=prices["unit_price"],
                     wage_per_hour=prices["wage_per_hour"],
@@ -191,7 +202,10 @@ class ManipulationEnv(gym.Env):
             ],
             np.float32,
         )
-        truncated = self._step >= self._horizon and not terminated
+        end = self._horizon
+        if self._linger is not None and self._done_at is not None:
+            end = min(end, self._done_at + self._linger)
+        truncated = self._step >= end and not terminated
         observation = self._observe(raw)
         info = self._info(raw, executed.astype(np.float32), energy, damages, success)
         return observation, reward, terminated, truncated, info
