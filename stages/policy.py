@@ -49,7 +49,7 @@ def main() -> None:
         task=params.task,
         image_size=perception.backbone.image_size,
         horizon=settings.horizon,
-        terminate_on_success=False,
+        terminate_on_success=settings.linger == 0,
         linger=settings.linger,
         prices=params.economics.model_dump(),
     )

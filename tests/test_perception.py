@@ -197,6 +197,14 @@ def walk(lengths: tuple[int, ...]) -> tuple[dict[str, np.ndarray], Dataset]:
     return {"p4": z}, data
 
 
+def test_a_window_holds_none_of_the_rows_it_must_do_without():
+    """Of two episodes of six rows, windows of three: those that touch rows 4 and 6 are gone."""
+    features, data = walk((6, 6))
+    assert Windows(features, data, ["train"], 3).starts.tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
+    kept = Windows(features, data, ["train"], 3, without=np.array([4, 6]))
+    assert kept.starts.tolist() == [0, 1, 7, 8, 9]
+
+
 def one(level: str, channels: int) -> Normalizer:
     """A normalizer that changes nothing."""
     return Normalizer({level: torch.zeros(channels, 1, 1)}, {level: torch.ones(channels, 1, 1)})

@@ -181,7 +181,7 @@ def score(
     visual: bool | None = None,
     curve: ThresholdCurve | None = None,
 ) -> Scores:
-    """Compares a segmenter with exact labels on held-out episodes.
+    """Compares a segmenter with exact labels on held-out episodes; black pictures are left out.
 
     Args:
         segmenter: The U-Net or the heuristic.
@@ -200,7 +200,7 @@ def score(
         and e.tags["labels"] == "exact"
         and visual in (None, bool(e.tags["visual"]))
     ]
-    frames = np.concatenate([*chosen, np.arange(0)])
+    frames = dataset.seen(np.concatenate([*chosen, np.arange(0)]))
     scores = Scores()
     for start in range(0, len(frames), BATCH):
         rows = frames[start : start + BATCH]

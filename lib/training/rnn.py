@@ -30,6 +30,7 @@ class Windows:
         splits: list[str],
         window: int,
         stride: int = 1,
+        without: np.ndarray | None = None,
     ) -> None:
         """Lists every stretch.
 
@@ -39,6 +40,7 @@ class Windows:
             splits: Of the episodes.
             window: Frames of a stretch.
             stride: Frames between two starts.
+            without: Rows that no stretch may hold.
         """
         self._features, self._actions, self._window = features, dataset.arrays["actions"], window
         starts = [
@@ -47,6 +49,11 @@ class Windows:
             if e.split in splits
         ]
         self.starts = np.concatenate(starts or [np.arange(0)])
+        if without is not None:
+            bad = np.zeros(len(dataset) + 1, np.int64)
+            bad[without + 1] = 1
+            before = bad.cumsum()
+            self.starts = self.starts[before[self.starts + window] == before[self.starts]]
 
     def __len__(self) -> int:
         """Returns how many there are."""
