@@ -21,7 +21,7 @@ A small U-Net is then trained on the same frames in the same order with
     trust     the TrustMatrix and the doubted segments
 
 and scored on test episodes with exact labels. *found* and *blamed* are the shares of the wrong and
-of the right pixels that are doubted. About ten minutes on two cores.
+of the right pixels that are doubted. About twelve minutes on one core.
 """
 
 from __future__ import annotations
