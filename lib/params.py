@@ -248,6 +248,7 @@ class Policy(Section):
     bc_steps: Count
     batch_size: Annotated[int, Field(ge=2, multiple_of=2)]
     lr: Positive
+    lr_hold: Share
     gamma: Annotated[float, Field(gt=0, lt=1)]
     n_step: Count
     tau: Annotated[float, Field(gt=0, le=1)]

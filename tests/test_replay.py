@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lib.errors import UserError
 from lib.params import Safety
-from lib.training.loop import CURVE_POINTS, Curve, Optimizer, fit, warmup_cosine
+from lib.training.loop import CURVE_POINTS, Curve, Optimizer, fit, hold_then_fall, warmup_cosine
 from lib.training.replay import Batch, Replay, n_step
 
 # Returns of several steps
@@ -292,6 +292,15 @@ def test_nan_under_clip_is_skipped_and_leaves_no_trace(loss):
 
 
 # Schedule and curve
+
+
+def test_hold_then_fall_in_closed_form():
+    """One, then a straight line to the floor, and no further."""
+    factor = hold_then_fall(100, 0.5)
+    assert [factor(step) for step in (0, 49, 50)] == [1.0, 1.0, 1.0]
+    assert factor(75) == pytest.approx(0.55)
+    assert factor(100) == factor(1000) == pytest.approx(0.1)
+    assert hold_then_fall(100, 1.0)(99) == 1.0
 
 
 def test_warmup_cosine_in_closed_form():

@@ -97,6 +97,23 @@ def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
     return factor
 
 
+def hold_then_fall(steps: int, hold: float, floor: float = 0.1) -> Callable[[int], float]:
+    """Returns a schedule: constant, then a straight line down.
+
+    Args:
+        steps: Total number; the factor stays at ``floor`` after them.
+        hold: Share of them that is constant.
+        floor: Factor at the end.
+    """
+    begin = steps * hold
+
+    def factor(step: int) -> float:
+        share = (step - begin) / max(1.0, steps - begin)
+        return 1 - (1 - floor) * min(1.0, max(0.0, share))
+
+    return factor
+
+
 class Curve:
     """Means of logged values over equal stretches of a training, as rows of a CSV file."""
 

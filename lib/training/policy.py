@@ -30,7 +30,7 @@ from lib.losses import sac
 from lib.manifest import Dataset
 from lib.models.hydra import HydraActor, HydraCritic
 from lib.params import Policy, Safety
-from lib.training.loop import Curve, Optimizer, fit
+from lib.training.loop import Curve, Optimizer, fit, hold_then_fall
 from lib.training.replay import Batch, Replay
 
 ACTOR_TAU = 0.002  # averaging of the actor that is published: over some 500 updates
@@ -171,8 +171,13 @@ class Learner:
         self._variance_K: Tensor | None = None
         start = torch.tensor(settings.init_temperature).log()
         self.log_temperature = torch.nn.Parameter(start)
-        self._actor_step = Optimizer("policy", actor.parameters(), settings.lr, safety)
-        self._critic_step = Optimizer("policy", self.critic.parameters(), settings.lr, safety)
+        # Actor and critics come to rest: at a constant rate the policy wavers to the end.
+        total = settings.offline_steps + round(settings.online_steps * settings.updates_per_step)
+        rest = {"schedule": hold_then_fall(total, settings.lr_hold)}
+        self._actor_step = Optimizer("policy", actor.parameters(), settings.lr, safety, **rest)
+        self._critic_step = Optimizer(
+            "policy", self.critic.parameters(), settings.lr, safety, **rest
+        )
         self._temperature_step = Optimizer("policy", [self.log_temperature], settings.lr, safety)
         self._rng = np.random.default_rng(int(torch.randint(2**31, ())))
         self.updates = 0
