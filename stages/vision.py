@@ -61,8 +61,7 @@ def main() -> None:
     kept = {level: features[level] for level in settings.feature_levels}
     write_frames(FEATURES, kept, dataset, frozen.digest)
     labelled = load_dataset("policy", ["labels/state"])
-    with fabric.autocast():  # nothing but a figure rests on these
-        baseline = encode_all(random, images, [EMBEDDED_LEVEL], "encoding frames, random weights")
+    baseline = encode_all(random, images, [EMBEDDED_LEVEL], "encoding frames, random weights")
     keep = dataset.rows_of(labelled)
     # Nearly always every picture: no second copy then.
     labelled.arrays["obs/image"] = images if len(keep) == len(images) else images[keep]
