@@ -38,6 +38,8 @@ def start(settings: Compute, seed: int) -> Fabric:
     # CUDA has no deterministic form of some operations (the backward of upsampling): warn there.
     gpu = torch.cuda.is_available()
     torch.use_deterministic_algorithms(True, warn_only=gpu)
+    # That mode would fill every new tensor with NaN, to show who reads it too early.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16())
     precision = "bf16-mixed" if bf16 else "32-true"

@@ -270,7 +270,7 @@ def test_success_at_the_last_step_is_termination_alone(blind):
 
 def test_an_environment_may_go_on_after_success():
     """It ends by the horizon alone; one unit is paid, and what comes after costs no wage."""
-    env = lib.sim.make_env(render=False, terminate_on_success=False, horizon=120)
+    env = lib.sim.make_env(render=False, linger=None, horizon=120)
     rows = run(env, 11)
     assert rows[-1][2:4] == (False, True)
     assert len(rows) - 1 == 120
@@ -287,7 +287,7 @@ def test_an_environment_may_go_on_after_success():
 
 def test_what_is_undone_after_success_costs_again():
     """The hand pushes the drawer shut: progress falls below zero once it is no longer open."""
-    env = lib.sim.make_env(render=False, terminate_on_success=False, horizon=200)
+    env = lib.sim.make_env(render=False, linger=None, horizon=200)
     expert = ScriptedExpert(env.task)
     _, info = env.reset(seed=episode_seed(77, 11))
     done, rows = False, []
@@ -303,7 +303,7 @@ def test_what_is_undone_after_success_costs_again():
 
 def test_an_episode_lingers_for_as_long_as_asked():
     """Truncated, not terminated, seven steps after the first success."""
-    env = lib.sim.make_env(render=False, terminate_on_success=False, linger=7)
+    env = lib.sim.make_env(render=False, linger=7)
     rows = run(env, 11)
     assert rows[-1][2:4] == (False, True)
     success = [row[4]["success"] for row in rows[1:]]
@@ -318,7 +318,7 @@ def test_the_vector_reward_is_within_its_space_and_means_what_it_says(env):
     assert rewards.shape[1] == env.reward_dim == 3
     assert all(env.reward_space.contains(reward) for reward in rewards)
     joules = [row[4]["energy_j"] for row in rows[1:]]
-    np.testing.assert_allclose(rewards[:, 2], -np.array(joules), rtol=1e-6)
+    np.testing.assert_allclose(rewards[:, 2], -np.array(joules) / 4, rtol=1e-6)
     assert min(joules) > 0
     wage = 18.0 / 3600 * CONTROL_STEP_S / 0.01
     np.testing.assert_allclose(rewards[:-1, 1], -wage, rtol=1e-5)

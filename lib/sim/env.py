@@ -36,7 +36,7 @@ DEFAULT_PRICES = {
     "wage_per_hour": 18.0,
     "damage_force_n": 300.0,
     "damage_cost": 0.01,
-    "energy_scale_j": 1.0,
+    "energy_scale_j": 4.0,
 }
 
 
@@ -75,8 +75,7 @@ class ManipulationEnv(gym.Env):
         *,
         image_size: int = 96,
         horizon: int = 150,
-        terminate_on_success: bool = True,
-        linger: int | None = None,
+        linger: int | None = 0,
         render: bool = True,
         stress: Stress | None = None,
         prices: dict[str, float] | None = None,
@@ -87,11 +86,10 @@ class ManipulationEnv(gym.Env):
             task: A name in lib/sim/tasks.py.
             image_size: Pixels, square.
             horizon: Control steps until truncation.
-            terminate_on_success: End the episode when the task is done. If not, what was done must
-                stay done: from then on progress is 0 while it is and as usual where it is undone,
-                and value counts damages alone.
-            linger: With ``terminate_on_success`` off, truncate so many steps after the success;
-                None goes on to the horizon.
+            linger: With 0, success terminates the episode. Else it is truncated so many steps
+                after the first success; with None at the horizon. What was done must then stay
+                done: progress is 0 while it is and -1 where it is undone, and value counts
+                damages alone.
             render: Whether to take pictures at all; without, ``image`` stays black.
             stress: What goes wrong; ``reset(options={"stress": ...})`` overrides it.
             prices: Keys of DEFAULT_PRICES.
@@ -115,8 +113,7 @@ class ManipulationEnv(gym.Env):
         self._scene = Scene(model, self._sim.data, self.task, image_size) if render else None
         self._stress = stress or Stress()
         self._prices = {**DEFAULT_PRICES, **(prices or {})}
-        self._horizon, self._terminates = horizon, terminate_on_success
-        self._linger = linger
+        self._horizon, self._linger = horizon, linger
         self.render_mode = "rgb_array" if render else None
         self.action_space = Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = Dict(
@@ -184,11 +181,12 @@ class ManipulationEnv(gym.Env):
         over = self._done_at is not None
         if success and not over:
             self._done_at = self._step
-        terminated = success and self._terminates
+        terminated = success and self._linger == 0
         prices = self._prices
         reward = np.array(
             [
-                0.0 if over and success else dense / 10.0 - 1.0,
+                # A unit that is undone is worth nothing, however near to done it still is.
+                float(success) - 1.0 if over else dense / 10.0 - 1.0,
                 economics.step_value(
                     finished=success and not over,
                     # Nobody waits for a unit that is finished.
@@ -203,7 +201,7 @@ class ManipulationEnv(gym.Env):
             np.float32,
         )
         end = self._horizon
-        if self._linger is not None and self._done_at is not None:
+        if self._linger and self._done_at is not None:
             end = min(end, self._done_at + self._linger)
         truncated = self._step >= end and not terminated
         observation = self._observe(raw)

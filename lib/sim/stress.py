@@ -68,6 +68,7 @@ class Stress:
 
 
 STRESS_KINDS = tuple(item.name for item in fields(Stress))
+NOMINAL = Stress()
 
 # Kinds that change what is seen of a moment; the others change the step that follows it.
 SENSED_KINDS = ("misgrasp", "light", "camera", "dropout", "latency")

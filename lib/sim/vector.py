@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from functools import partial
 from typing import Any
 
@@ -31,10 +32,12 @@ def make_vector_env(num_envs: int, **options: Any) -> AsyncVectorEnv:
     Returns:
         An environment whose ``info`` holds ``vector_reward``, (num_envs, 3).
     """
+    multiprocessing.set_forkserver_preload([__name__])
     return AsyncVectorEnv(
         [partial(_scalar_env, **options)] * num_envs,
-        # A forked child would share the parent's OpenGL and threads.
-        context="spawn",
+        # A forked child would share the parent's OpenGL and threads, and a spawned one imports
+        # the simulator anew: the fork server does that once for all.
+        context="forkserver",
         autoreset_mode=AutoresetMode.DISABLED,
     )
 
