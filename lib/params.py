@@ -41,6 +41,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Level = Literal["p3", "p4", "p5"]
+Preference = Annotated[list[Share], Field(min_length=3, max_length=3)]
 
 
 class Section(BaseModel):
@@ -264,15 +265,25 @@ class Policy(Section):
     linger: Annotated[int, Field(ge=0)]
     num_envs: Annotated[int, Field(ge=1, le=64)]
     horizon: Annotated[int, Field(ge=10, le=500)]
-    weights: Annotated[list[Share], Field(min_length=3, max_length=3)]
+    presets: Annotated[dict[str, Preference], Field(min_length=1)]
+    preset: str
     validate_every: Count
     validate_episodes: Count
 
     @model_validator(mode="after")
-    def _weights_sum_to_one(self) -> Policy:
-        if abs(sum(self.weights) - 1) > 1e-6:
-            raise ValueError(f"weights: they sum to {sum(self.weights):g}, not to 1")
+    def _presets_are_shares(self) -> Policy:
+        for name, weights in self.presets.items():
+            if abs(sum(weights) - 1) > 1e-6:
+                raise ValueError(f"presets: {name} sums to {sum(weights):g}, not to 1")
+        if self.preset not in self.presets:
+            known = ", ".join(self.presets)
+            raise ValueError(f"preset: {self.preset} is not one of the presets: {known}")
         return self
+
+    @property
+    def weights(self) -> list[float]:
+        """Returns the preference that the policy is published for."""
+        return self.presets[self.preset]
 
 
 class Evaluate(Section):
@@ -283,6 +294,9 @@ class Evaluate(Section):
     horizon: Annotated[int, Field(ge=10, le=500)]
     stress_episodes: Count
     stress_severity: Share
+    stress_severe_episodes: Count
+    sweep_weights: Annotated[int, Field(ge=2)]
+    sweep_episodes: Count
     videos: Count
     num_envs: Annotated[int, Field(ge=1, le=64)]
 

@@ -1,11 +1,12 @@
 """Cloning, then multi-objective SAC -> checkpoints/hydra_policy.safetensors."""
 
+from collections.abc import Sequence
 from contextlib import closing
 
 import numpy as np
 
 from lib.agent.agents import PolicyAgent, build_actor, save_policy
-from lib.agent.closed_loop import run_episodes
+from lib.agent.closed_loop import Trial, run_episodes
 from lib.compute import start
 from lib.condition import ConditionVector
 from lib.console import say
@@ -18,7 +19,7 @@ from lib.sim.env import episode_seed
 from lib.sim.vector import make_vector_env
 from lib.stage import run
 from lib.training.loop import Curve
-from lib.training.policy import clone, record, reinforce
+from lib.training.policy import Validation, clone, record, reinforce
 
 LOSSES = ("critic", "actor", "temperature", "bc")
 FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
@@ -49,16 +50,15 @@ def main() -> None:
         task=params.task,
         image_size=perception.backbone.image_size,
         horizon=settings.horizon,
-        terminate_on_success=settings.linger == 0,
         linger=settings.linger,
         prices=params.economics.model_dump(),
     )
     held_out = [episode_seed(seed, i, "validate") for i in range(settings.validate_episodes)]
 
-    def validate() -> tuple[float, float]:
-        trajectories = run_episodes(env, agent, held_out)
-        success = np.mean([t.success[-1] for t in trajectories])  # done, and not undone
-        return float(success), float(np.mean([t.steps for t in trajectories]))
+    def validate(weights: Sequence[float]) -> Validation:
+        runs = run_episodes(env, agent, [Trial(position, weights=weights) for position in held_out])
+        figures = [(t.succeeded, t.success[-1], t.steps, t.joules) for t in runs]
+        return Validation(*np.mean(figures, axis=0).tolist())
 
     with closing(env):
         best, validations, curve, facts = reinforce(
@@ -69,6 +69,7 @@ def main() -> None:
             validate,
             settings,
             params.safety,
+            fabric.autocast,
         )
     actor.load_state_dict(best)
     save_policy(POLICY, agent)
@@ -86,7 +87,11 @@ def serve_script() -> None:
     for path in (POLICY, CLONED_POLICY):
         save_policy(path, None)
     write_json(METRICS / "policy.json", {"loss": {}, "online_steps": 0, "best_step": 0})
-    curves = {"loss": ["critic"], "cloning": ["total"], "online": ["success", "steps"]}
+    curves = {
+        "loss": ["critic"],
+        "cloning": ["total"],
+        "online": [*Validation._fields, "worst_success_any"],
+    }
     for name, values in curves.items():
         write_csv(PLOTS / f"policy_{name}.csv", Curve.off(*values).rows)
 

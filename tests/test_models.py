@@ -379,7 +379,7 @@ def test_actor_heads_equal_a_loop_over_samples():
     mean, log_std = policy(obs, condition, skill)
     for i, s in enumerate(skill):
         x = policy.trunk(torch.cat([obs[i], condition[i]]))
-        outputs = x @ policy.heads.weight[s] + policy.heads.bias[s, 0]
+        outputs = policy.heads(x)[4 * s : 4 * s + 4]
         close(mean[i], outputs[:2])
         close(log_std[i], -5 + 3.5 * (outputs[2:].tanh() + 1))
 
@@ -392,9 +392,9 @@ def test_critic_ensemble_equals_a_loop_over_critics_and_samples():
     assert q.shape == (4, 6, 3)
     for n in range(4):
         x = torch.cat([obs, condition, action], dim=1)
-        for linear, norm in zip(ensemble.trunk[0::3], ensemble.trunk[1::3], strict=True):
+        for linear in ensemble.trunk[0::3]:
             x = x @ linear.weight[n] + linear.bias[n]
-            x = F.silu(F.layer_norm(x, x.shape[-1:], norm.weight[n, 0], norm.bias[n, 0]))
+            x = F.relu(F.layer_norm(x, x.shape[-1:]))
         for i, s in enumerate(skill):
             heads = x[i] @ ensemble.heads.weight[n] + ensemble.heads.bias[n, 0]
             close(q[n, i], heads[3 * s : 3 * s + 3])
@@ -408,8 +408,9 @@ def test_the_head_of_one_skill_gets_no_gradient_from_another():
     policy.sample(obs, condition, skill)[1].sum().backward()
     ensemble(obs, condition, action, skill).square().sum().backward()
     for gradient in (policy.heads.weight.grad, policy.heads.bias.grad):
-        assert (gradient[[0, 2]] == 0).all()
-        assert (gradient[1] != 0).any()
+        by_skill = gradient.unflatten(0, (3, 4))
+        assert (by_skill[[0, 2]] == 0).all()
+        assert (by_skill[1] != 0).any()
     for gradient in (ensemble.heads.weight.grad, ensemble.heads.bias.grad):
         by_skill = gradient.unflatten(-1, (3, 3))
         assert (by_skill[..., [0, 2], :] == 0).all()
@@ -488,6 +489,30 @@ def test_hydra_outputs_are_full_precision_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert actor().float().sample(obs, condition, skill)[1].dtype == torch.float32
         assert critic().float()(obs, condition, action, skill).dtype == torch.float32
+
+
+def test_some_critics_give_what_they_give_among_all():
+    """In the order asked for, and with the same gradients."""
+    ensemble, (obs, condition, action, skill) = critic(), hydra_batch()
+    members = torch.tensor([3, 1])
+    inputs = (obs, condition, action.requires_grad_(), skill)
+    some, every = ensemble.some(members, *inputs), ensemble(*inputs)
+    close(some, every[members])
+    gradients = [torch.autograd.grad(q.square().sum(), action)[0] for q in (some, every[members])]
+    close(*gradients)
+
+
+def test_values_far_from_zero_keep_their_digits_under_autocast():
+    """Half a step of bfloat16 at -100 is 0.25; only the trunk's features are rounded."""
+    ensemble, (obs, condition, action, skill) = critic().float(), hydra_batch()
+    inputs = (obs.float(), condition.float(), action.float(), skill)
+    with torch.no_grad():
+        ensemble.heads.bias.fill_(-100.3)
+        exact = ensemble(*inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = ensemble(*inputs)
+    assert (rounded - exact).abs().max() < 0.03
+    assert (exact.bfloat16().float() - exact).abs().max() > 0.1
 
 
 def test_batched_linear_layers_start_like_torch_linear():

@@ -163,13 +163,27 @@ def test_a_missing_key_is_one_line_that_names_it(values, key):
             0.28,
             "phase1_sima2: share_*: the shares sum to 1.1, not to 1",
         ),
-        ("policy.weights", [0.5, 0.5, 0.5], "policy: weights: they sum to 1.5, not to 1"),
+        (
+            "policy.presets.energy",
+            [0.5, 0.5, 0.5],
+            "policy: presets: energy sums to 1.5, not to 1",
+        ),
     ],
 )
 def test_shares_sum_to_one(values, key, value, message):
     """Each rule over several keys says which and what they sum to."""
     put(values, key, value)
     assert refusal(values) == f"params.yaml: {message}"
+
+
+def test_the_published_preset_is_one_of_the_presets(values):
+    """The message lists those there are."""
+    values["policy"]["preset"] = "speed"
+    assert refusal(values) == (
+        "params.yaml: policy: preset: speed is not one of the presets: throughput, energy"
+    )
+    values["policy"]["preset"] = "energy"
+    assert parse_params(values).policy.weights == values["policy"]["presets"]["energy"]
 
 
 def test_the_rnns_window_holds_its_warmup_and_the_longest_skill(values):

@@ -5,7 +5,7 @@ Tensor suffixes: B robots, D observation, A action.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +42,15 @@ class Decision:
 
 
 class Agent(Protocol):
-    """Drives B robots side by side."""
+    """Drives B robots side by side.
+
+    Attributes:
+        needs_pixels: Whether it looks at images.
+        weights: Its preference over OBJECTIVES, where nobody asks for another; scripts have none.
+    """
 
     needs_pixels: bool
+    weights: Sequence[float]
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -56,6 +62,7 @@ class Agent(Protocol):
         expert_obs: np.ndarray,
         previous_action: np.ndarray,
         first: np.ndarray,
+        weights: np.ndarray,
     ) -> Decision:
         """Decides the next action of each robot.
 
@@ -65,6 +72,7 @@ class Agent(Protocol):
             expert_obs: (B, 39) privileged; only scripts look at it.
             previous_action: (B, A).
             first: (B,) whether an episode begins.
+            weights: (B, K) preference of each robot.
         """
 
 
@@ -72,6 +80,7 @@ class ScriptAgent:
     """A script that sees the true state."""
 
     needs_pixels = False
+    weights = ConditionVector.weights
 
     def __init__(self, script: Callable[[np.ndarray], np.ndarray]) -> None:
         """Takes the script.
@@ -84,7 +93,7 @@ class ScriptAgent:
     def reset(self) -> None:
         """Scripts remember nothing."""
 
-    def act(self, images, proprio, expert_obs, previous_action, first) -> Decision:
+    def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
         """See Agent."""
         action = np.stack([self._script(row) for row in expert_obs])
         count = len(action)
@@ -116,6 +125,11 @@ class PolicyAgent:
         self.explore: torch.Generator | None = None
         """With a generator, actions are sampled from it; without, they are the mode."""
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The preference that it was published for."""
+        return self.condition.weights
+
     def reset(self) -> None:
         """Forgets everything."""
         self.perception.reset()
@@ -131,10 +145,9 @@ class PolicyAgent:
             return self.percept(images, proprio, previous_action, first)
 
     @torch.inference_mode()
-    def act(self, images, proprio, expert_obs, previous_action, first) -> Decision:
+    def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
         """See Agent; ``expert_obs`` is not looked at."""
         observation, skill = self.percept(images, proprio, previous_action, first)
-        weights = np.repeat(np.array([self.condition.weights]), len(skill), axis=0)
         condition = condition_batch(self.condition, skill, weights)
         inputs = (
             torch.from_numpy(observation),

@@ -5,25 +5,40 @@ The same loop collects training data, validates and tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv
 
 from lib.agent.agents import Agent
 from lib.sim.env import CONTROL_STEP_S
-from lib.sim.stress import Stress
+from lib.sim.stress import NOMINAL, Stress
 from lib.sim.vector import reset_some
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An episode that somebody asks for.
+
+    Attributes:
+        seed: Its reset seed.
+        stress: What goes wrong in it.
+        weights: Preference over OBJECTIVES; None leaves it to the agent.
+    """
+
+    seed: int
+    stress: Stress = NOMINAL
+    weights: Sequence[float] | None = None
 
 
 @dataclass
 class Trajectory:
-    """One finished episode of T steps.
+    """One episode of T steps.
 
     Attributes:
-        seed: Its reset seed.
+        trial: What was asked for.
+        number: Which of the trials that is, from 0.
         terminated: Ended because the task was done.
         observation: (T, D); (T + 1, D) where the last frame is observed too.
         skill: As many.
@@ -35,7 +50,8 @@ class Trajectory:
         frames: (T, H, W, 3) if they were kept.
     """
 
-    seed: int
+    trial: Trial
+    number: int = 0
     terminated: bool = False
     observation: list[np.ndarray] = field(default_factory=list)
     skill: list[int] = field(default_factory=list)
@@ -49,7 +65,17 @@ class Trajectory:
     @property
     def steps(self) -> int:
         """Control steps until the first success, or all of them."""
-        return self.success.index(True) + 1 if any(self.success) else len(self.success)
+        return self.success.index(True) + 1 if self.succeeded else len(self.success)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the task was done at any step."""
+        return any(self.success)
+
+    @property
+    def value(self) -> np.ndarray:
+        """Undiscounted vector return within ``steps``, (3,)."""
+        return np.sum(self.reward[: self.steps], axis=0)
 
     @property
     def seconds(self) -> float:
@@ -63,49 +89,56 @@ class Trajectory:
 
 
 class ClosedLoop:
-    """Steps all environments; each takes the next seed when its episode is over."""
+    """Steps all environments; each takes the next trial when its episode is over."""
 
     def __init__(
         self,
         env: AsyncVectorEnv,
         agent: Agent,
-        seeds: Iterator[int],
+        trials: Iterable[Trial],
         *,
-        stress: Stress | None = None,
-        keep_frames: Callable[[int], bool] = lambda seed: False,
+        until_success: bool = False,
+        keep_frames: bool = False,
         final: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> None:
         """Begins an episode in every environment.
 
         Args:
-            env: From ``make_vector_env``; its episodes end at success or at its horizon.
+            env: From ``make_vector_env``.
             agent: Drives the robots; reset here.
-            seeds: Reset seeds of the episodes. When they run out, environments idle.
-            stress: What goes wrong in every episode.
-            keep_frames: Whether to keep the pictures of an episode.
+            trials: The episodes. When they run out, environments idle.
+            until_success: Whether to end episodes at success that the environment would not.
+            keep_frames: Whether to keep the pictures.
             final: Observes an episode's last frame, for learning: ``PolicyAgent.glance``.
         """
         self._final = final
-        self._env, self._agent, self._seeds = env, agent, seeds
-        self._options: dict[str, Any] = {"stress": stress or Stress()}
-        self._keep = keep_frames
+        self._env, self._agent, self._trials = env, agent, enumerate(trials)
+        self._keep, self._until_success = keep_frames, until_success
         count = env.num_envs
         self._running: list[Trajectory | None] = [None] * count
         self._first = np.ones(count, bool)
         self._previous = np.zeros((count, 4), np.float32)
         self._expert = np.zeros((count, 39))
+        self._weights = np.repeat(np.array([agent.weights]), count, axis=0)
         agent.reset()
         self._begin(np.ones(count, bool))
 
     def _begin(self, mask: np.ndarray) -> None:
-        seeds: list[int | None] = [None] * len(mask)
+        # An idle environment still has to be reset: it is stepped with the others.
+        chosen = [Trial(0)] * len(mask)
         for index in np.flatnonzero(mask):
-            seed = next(self._seeds, None)
-            self._running[index] = None if seed is None else Trajectory(seed)
-            # An idle environment still has to be reset: it is stepped with the others.
-            seeds[index] = 0 if seed is None else seed
-        self._observation, info = reset_some(self._env, mask, seeds, self._options)
-        self._expert[mask] = info["expert_obs"][mask]
+            number, trial = next(self._trials, (None, None))
+            self._running[index] = None
+            if trial is not None:
+                self._running[index] = Trajectory(trial, number)
+                chosen[index] = trial
+                self._weights[index] = trial.weights or self._agent.weights
+        # A reset has one set of options for all that it resets.
+        for stress in dict.fromkeys(chosen[index].stress for index in np.flatnonzero(mask)):
+            alike = mask & np.array([trial.stress == stress for trial in chosen])
+            seeds = [trial.seed if one else None for trial, one in zip(chosen, alike, strict=True)]
+            self._observation, info = reset_some(self._env, alike, seeds, {"stress": stress})
+            self._expert[alike] = info["expert_obs"][alike]
         self._first |= mask
         self._previous[mask] = 0.0
 
@@ -121,13 +154,15 @@ class ClosedLoop:
             The episodes that ended with it, in the order of the environments.
         """
         images, proprio = self._observation["image"], self._observation["proprio"]
-        decision = self._agent.act(images, proprio, self._expert, self._previous, self._first)
+        decision = self._agent.act(
+            images, proprio, self._expert, self._previous, self._first, self._weights
+        )
         for index, running in enumerate(self._running):
             if running is not None:
                 running.observation.append(decision.observation[index])
                 running.skill.append(int(decision.skill[index]))
                 running.action.append(decision.action[index])
-                if self._keep(running.seed):
+                if self._keep:
                     running.frames.append(images[index].copy())
         self._observation, _, terminated, truncated, info = self._env.step(decision.action)
         self._expert = info["expert_obs"]
@@ -143,6 +178,7 @@ class ClosedLoop:
             running.success.append(bool(info["success"][index]))
             running.energy_j.append(float(info["energy_j"][index]))
             running.damages.append(int(info["damages"][index]))
+            over[index] |= self._until_success and running.success[-1]
             if over[index]:
                 running.terminated = bool(terminated[index])
                 finished.append(running)
@@ -168,26 +204,29 @@ class ClosedLoop:
 def run_episodes(
     env: AsyncVectorEnv,
     agent: Agent,
-    seeds: list[int],
+    trials: Sequence[Trial],
     *,
-    stress: Stress | None = None,
-    keep_frames: Callable[[int], bool] = lambda seed: False,
+    until_success: bool = False,
+    keep_frames: bool = False,
+    finished: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
     """Runs some episodes to their end.
 
     Args:
         env: From ``make_vector_env``.
         agent: Drives the robots.
-        seeds: Reset seeds.
-        stress: What goes wrong in every episode.
-        keep_frames: Whether to keep the pictures of an episode.
+        trials: The episodes.
+        until_success: Whether to end episodes at success that the environment would not.
+        keep_frames: Whether to keep the pictures.
+        finished: Called with each trajectory as soon as it is over.
 
     Returns:
-        Trajectories in the order of the seeds.
+        Trajectories in the order of the trials.
     """
-    loop = ClosedLoop(env, agent, iter(seeds), stress=stress, keep_frames=keep_frames)
-    finished: dict[int, Trajectory] = {}
+    loop = ClosedLoop(env, agent, trials, until_success=until_success, keep_frames=keep_frames)
+    runs: dict[int, Trajectory] = {}
     while not loop.idle:
         for trajectory in loop.step():
-            finished[trajectory.seed] = trajectory
-    return [finished[seed] for seed in seeds]
+            runs[trajectory.number] = trajectory
+            finished(trajectory)
+    return [runs[number] for number in range(len(trials))]

@@ -38,18 +38,12 @@ class EnsembleLinear(nn.Module):
         return torch.baddbmm(self.bias, x_NBI, self.weight)
 
 
-class EnsembleLayerNorm(nn.Module):
-    """Layer normalisation over the last dimension with gain and bias of each member."""
-
-    def __init__(self, num: int, features: int):
-        """Build ``num`` normalisations of ``features`` features."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(num, 1, features))
-        self.bias = nn.Parameter(torch.zeros(num, 1, features))
+class Normalise(nn.Module):
+    """Layer normalisation without gain and bias, which the layers around it have anyway."""
 
     def forward(self, x_NBH: Tensor) -> Tensor:
-        """Normalise (N, B, features)."""
-        return F.layer_norm(x_NBH, x_NBH.shape[-1:]) * self.weight + self.bias
+        """Normalise (N, B, features) over the features."""
+        return F.layer_norm(x_NBH, x_NBH.shape[-1:])
 
 
 def require_known_skills(skill_B: Tensor, num_skills: int) -> None:
@@ -90,10 +84,10 @@ class HydraActor(nn.Module):
         layers: list[nn.Module] = []
         inputs = obs_dim + condition_dim
         for width in hidden:
-            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU()]
+            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU()]
             inputs = width
         self.trunk = nn.Sequential(*layers)
-        self.heads = EnsembleLinear(num_skills, inputs, 2 * action_dim)
+        self.heads = nn.Linear(inputs, num_skills * 2 * action_dim)
 
     def forward(
         self, obs_BD: Tensor, condition_BK: Tensor, skill_B: Tensor
@@ -114,9 +108,9 @@ class HydraActor(nn.Module):
         """
         require_known_skills(skill_B, self.num_skills)
         x_BH = self.trunk(torch.cat([obs_BD, condition_BK], dim=-1))
-        outputs_SBO = self.heads(x_BH.expand(self.num_skills, *x_BH.shape))
-        pick_1BO = skill_B[None, :, None].expand(1, -1, outputs_SBO.shape[-1])
-        outputs_BO = outputs_SBO.gather(0, pick_1BO)[0]
+        outputs_BSO = self.heads(x_BH).unflatten(-1, (self.num_skills, -1))
+        pick_B1O = skill_B[:, None, None].expand(-1, 1, outputs_BSO.shape[-1])
+        outputs_BO = outputs_BSO.gather(1, pick_B1O)[:, 0]
         # Log-probabilities need full precision also under autocast.
         outputs_BO = outputs_BO.to(torch.promote_types(outputs_BO.dtype, torch.float32))
         mean_BA, log_std_BA = outputs_BO.chunk(2, dim=-1)
@@ -196,14 +190,14 @@ class HydraCritic(nn.Module):
             hidden: Widths of the trunk's layers.
         """
         super().__init__()
-        self.num_skills, self.num_critics = num_skills, num_critics
+        self.num_skills = num_skills
         layers: list[nn.Module] = []
         inputs = obs_dim + condition_dim + action_dim
         for width in hidden:
             layers += [
                 EnsembleLinear(num_critics, inputs, width),
-                EnsembleLayerNorm(num_critics, width),
-                nn.SiLU(),
+                Normalise(),
+                nn.ReLU(),
             ]
             inputs = width
         self.trunk = nn.Sequential(*layers)
@@ -228,8 +222,34 @@ class HydraCritic(nn.Module):
         """
         require_known_skills(skill_B, self.num_skills)
         x_BI = torch.cat([obs_BD, condition_BK, action_BA], dim=-1)
-        x_NBH = self.trunk(x_BI.expand(self.num_critics, *x_BI.shape))
-        q_NBSK = self.heads(x_NBH).unflatten(-1, (self.num_skills, -1))
-        pick_NB1K = skill_B[None, :, None, None].expand(self.num_critics, -1, 1, q_NBSK.shape[-1])
-        q_NBK = q_NBSK.gather(2, pick_NB1K)[:, :, 0]
-        return q_NBK.to(torch.promote_types(q_NBK.dtype, torch.float32))
+        weight, members = self.heads.weight, len(self.heads.weight)
+        x_NBH = self.trunk(x_BI.expand(members, *x_BI.shape))
+        # The heads at full precision also under autocast: bfloat16 knows steps of .06 at -10.
+        with torch.autocast(weight.device.type, enabled=False):
+            q_NBSK = self.heads(x_NBH.to(weight.dtype)).unflatten(-1, (self.num_skills, -1))
+        pick_NB1K = skill_B[None, :, None, None].expand(members, -1, 1, q_NBSK.shape[-1])
+        return q_NBSK.gather(2, pick_NB1K)[:, :, 0]
+
+    def some(
+        self,
+        members: Tensor,
+        obs_BD: Tensor,
+        condition_BK: Tensor,
+        action_BA: Tensor,
+        skill_B: Tensor,
+    ) -> Tensor:
+        """Values by some critics only: ``self(...)[members]`` without the work of the others.
+
+        Args:
+            members: (M,) indices into the ensemble.
+            obs_BD: As in ``forward``, like all that follow.
+            condition_BK: Condition vectors.
+            action_BA: Actions.
+            skill_B: Skill indices.
+
+        Returns:
+            Values (M, B, K).
+        """
+        chosen = {name: weights[members] for name, weights in self.named_parameters()}
+        inputs = (obs_BD, condition_BK, action_BA, skill_B)
+        return torch.func.functional_call(self, chosen, inputs)

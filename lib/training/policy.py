@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lib.agent.agents import PolicyAgent
-from lib.agent.closed_loop import ClosedLoop, Trajectory
+from lib.agent.closed_loop import ClosedLoop, Trajectory, Trial
 from lib.condition import CONDITION_DIM, ConditionVector, condition_batch
 from lib.console import say, track
 from lib.episode import OBJECTIVES, SKILLS
@@ -30,6 +31,7 @@ from lib.losses import sac
 from lib.manifest import Dataset
 from lib.models.hydra import HydraActor, HydraCritic
 from lib.params import Policy, Safety
+from lib.perception.segmenter import Autocast
 from lib.training.loop import Curve, Optimizer, fit, hold_then_fall
 from lib.training.replay import Batch, Replay
 
@@ -103,24 +105,38 @@ def clone(
     return fit("cloning", losses_of_step, optimizer, settings.bc_steps)
 
 
+def draw_preferences(count: int, settings: Policy, rng: np.random.Generator) -> np.ndarray:
+    """Draws preferences: three quarters are one of the presets, the others between them.
+
+    Args:
+        count: How many.
+        settings: The presets.
+        rng: Source of randomness.
+
+    Returns:
+        (count, K), shares.
+    """
+    presets = np.array(list(settings.presets.values()))
+    between = rng.dirichlet(np.ones(len(presets)), count) @ presets
+    preset = presets[rng.integers(0, len(presets), count)]
+    return np.where(rng.random(count)[:, None] < 0.75, preset, between)
+
+
 def draw_conditions(
     batch: Batch, base: ConditionVector, settings: Policy, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Relabels a batch with preferences: half the published one, half drawn at random.
+    """Relabels a batch with drawn preferences.
 
     Args:
         batch: Transitions.
         base: Everything but skill and preference.
-        settings: The published weights.
+        settings: The presets.
         rng: Source of randomness.
 
     Returns:
         Conditions now (B, CONDITION_DIM), conditions next, and the weights (B, K).
     """
-    weights = np.repeat(np.array([settings.weights]), len(batch), axis=0)
-    drawn = rng.dirichlet(np.ones(len(OBJECTIVES)), len(batch))
-    random = rng.random(len(batch)) < 0.5
-    weights[random] = drawn[random]
+    weights = draw_preferences(len(batch), settings, rng)
     now = condition_batch(base, batch.skill.numpy(), weights)
     after = condition_batch(base, batch.next_skill.numpy(), weights)
     return (
@@ -146,6 +162,7 @@ class Learner:
         condition: ConditionVector,
         settings: Policy,
         safety: Safety,
+        autocast: Autocast = nullcontext,
     ) -> None:
         """Builds the critics.
 
@@ -155,8 +172,10 @@ class Learner:
             condition: Everything but skill and preference.
             settings: The recipe.
             safety: Clipping and NaN guard.
+            autocast: Context in which the critics' trunks run. The actor keeps full precision.
         """
         self.actor, self.settings, self.condition = actor, settings, condition
+        self._autocast = autocast
         self.critic = HydraCritic(
             obs_dim,
             CONDITION_DIM,
@@ -214,17 +233,18 @@ class Learner:
     ) -> dict[str, Tensor]:
         with torch.no_grad():
             action, log_prob, _ = self.actor.sample(batch.next_obs, after, batch.next_skill)
-            q_NBK = self.target(batch.next_obs, after, action, batch.next_skill)
             # The worse of two critics by w . Q, and its whole vector: a minimum per objective
             # would mix critics that disagree about what the action leads to.
-            pair = torch.from_numpy(self._rng.choice(len(q_NBK), 2, replace=False))
-            q_2BK = q_NBK[pair]
+            pair = torch.from_numpy(self._rng.choice(self.settings.critics, 2, replace=False))
+            with self._autocast():
+                q_2BK = self.target.some(pair, batch.next_obs, after, action, batch.next_skill)
             worse_B = (q_2BK * weights_BK).sum(-1).argmin(0)
             next_q_BK = q_2BK[worse_B, torch.arange(len(worse_B))]
             target_BK = sac.td_target(
                 batch.reward, batch.discount, batch.terminated, next_q_BK, log_prob, temperature
             )
-        q_NBK = self.critic(batch.obs, now, batch.action, batch.skill)
+        with self._autocast():
+            q_NBK = self.critic(batch.obs, now, batch.action, batch.skill)
         # In units of each objective's spread, so that none drowns the others: a blow can cost a
         # hundred times the energy of a step. It is also what falls while the targets grow.
         variance_K = target_BK.var(0, correction=0).clamp_min(1e-6)
@@ -239,7 +259,8 @@ class Learner:
     ) -> dict[str, Tensor]:
         action, log_prob, mode = self.actor.sample(batch.obs, now, batch.skill)
         self.critic.requires_grad_(False)
-        q_NBK = self.critic(batch.obs, now, action, batch.skill)
+        with self._autocast():
+            q_NBK = self.critic(batch.obs, now, action, batch.skill)
         self.critic.requires_grad_(True)
         q_B = (q_NBK.mean(0) * weights_BK).sum(-1)
         actor = sac.actor_loss(log_prob, q_B, temperature, scale=True)
@@ -257,14 +278,31 @@ def _follow(slow: torch.nn.Module, fast: torch.nn.Module, share: float) -> None:
         mine.lerp_(other, share)
 
 
+class Validation(NamedTuple):
+    """What a policy did on validation positions.
+
+    Attributes:
+        success_any: Share of them where the task was done at any step.
+        success_last: Where it was so at the last step, ``policy.linger`` steps later.
+        steps: Control steps until the first success, mean.
+        joules: Mechanical work until then, mean.
+    """
+
+    success_any: float
+    success_last: float
+    steps: float
+    joules: float
+
+
 def reinforce(
     agent: PolicyAgent,
     replay: Replay,
     env: Any,
     seeds: Callable[[int], int],
-    validate: Callable[[], tuple[float, float]],
+    validate: Callable[[Sequence[float]], Validation],
     settings: Policy,
     safety: Safety,
+    autocast: Autocast = nullcontext,
 ) -> tuple[dict[str, Tensor], list[dict[str, float]], Curve, dict[str, Any]]:
     """Soft actor-critic from recorded data and the robot's own, from the cloned policy on.
 
@@ -273,45 +311,48 @@ def reinforce(
         replay: Recorded transitions.
         env: Environments, from ``make_vector_env``.
         seeds: Reset seed of training episode i.
-        validate: Runs the agent on validation positions: success rate and mean steps.
+        validate: Runs the agent under a preference on validation positions.
         settings: The recipe.
         safety: Clipping and NaN guard.
+        autocast: Context in which the critics' trunks run.
 
     Returns:
         Weights of the best actor by validation, never worse than the clone; a row a validation;
         the curve of losses; and online_steps with best_step.
     """
-    learner = Learner(agent.actor, agent.projector.dim, agent.condition, settings, safety)
+    dim = agent.projector.dim
+    learner = Learner(agent.actor, dim, agent.condition, settings, safety, autocast)
     rng = np.random.default_rng(int(torch.randint(2**31, ())))
     explore = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-    online = Replay(
-        settings.online_steps + 1000, agent.projector.dim, settings.n_step, settings.gamma
-    )
+    online = Replay(settings.online_steps + 1000, dim, settings.n_step, settings.gamma)
     total = settings.offline_steps + round(settings.online_steps * settings.updates_per_step)
     curve = Curve(max(1, total))
-    best = {"weights": copy.deepcopy(agent.actor.state_dict()), "score": (-1.0, 0.0), "step": 0}
+    best = {"weights": copy.deepcopy(agent.actor.state_dict()), "score": (-1.0,), "step": 0}
     rows: list[dict[str, float]] = []
 
     def check(step: int) -> None:
         agent.explore, agent.actor = None, learner.average
-        success, steps = validate()
+        found = {name: validate(weights) for name, weights in settings.presets.items()}
         agent.actor = learner.actor
-        rows.append({"step": step, "success": success, "steps": steps})
-        say(f"policy: {step} online steps, validation success {success:.2f}, {steps:.1f} steps")
+        for name, v in found.items():
+            say(
+                f"policy: {step} online steps, {name}: validation success {v.success_any:.2f}, at "
+                f"the last step {v.success_last:.2f}, {v.steps:.1f} steps, {v.joules:.1f} J"
+            )
+        published, worst = found[settings.preset], min(v.success_any for v in found.values())
+        rows.append({"step": step, **published._asdict(), "worst_success_any": worst})
         # More successes first, then fewer steps; a tie keeps the earlier one.
-        if (success, -steps) > best["score"]:
+        score = (min(worst, published.success_last), -published.steps)
+        if score > best["score"]:
             weights = copy.deepcopy(learner.average.state_dict())
-            best.update(weights=weights, score=(success, -steps), step=step)
+            best.update(weights=weights, score=score, step=step)
 
-    def batch() -> Batch:
-        half = settings.batch_size // 2
-        if online.size < half:
-            return replay.sample(settings.batch_size, rng)
-        return Batch.join(replay.sample(half, rng), online.sample(half, rng))
+    def update() -> None:
+        curve.log(learner.update(mixed(replay, online, settings.batch_size, rng)))
 
     check(0)
     for _ in track(range(settings.offline_steps), "offline SAC", settings.offline_steps, "updates"):
-        curve.log(learner.update(batch()))
+        update()
     next_check, owed = settings.validate_every, 0.0
     loop = None
     steps_each = settings.num_envs
@@ -321,16 +362,19 @@ def reinforce(
         -(-settings.online_steps // steps_each),
         f"x{steps_each} steps",
     )
-    episode = itertools.count()
+    trials = (
+        Trial(seeds(i), weights=draw_preferences(1, settings, rng)[0].tolist())
+        for i in itertools.count()
+    )
     for done in bar:
         if loop is None:
             agent.explore = explore
-            loop = ClosedLoop(env, agent, (seeds(i) for i in episode), final=agent.glance)
+            loop = ClosedLoop(env, agent, trials, final=agent.glance)
         for trajectory in loop.step():
             _remember(online, trajectory)
         owed += steps_each * settings.updates_per_step
         while owed >= 1:
-            curve.log(learner.update(batch()))
+            update()
             owed -= 1
         if done + steps_each >= next_check:
             # Validation takes the environments and the agent's memory: begin afresh after it.
@@ -342,11 +386,35 @@ def reinforce(
     return best["weights"], rows, curve, facts
 
 
+def mixed(recorded: Replay, online: Replay, count: int, rng: np.random.Generator) -> Batch:
+    """Draws a batch, half of it recorded data and half the robot's own once there is enough.
+
+    Args:
+        recorded: Transitions of phase 1.
+        online: Of the robot.
+        count: Size of the batch.
+        rng: Source of randomness.
+    """
+    half = count // 2
+    if online.size < half:
+        return recorded.sample(count, rng)
+    return Batch.join(recorded.sample(half, rng), online.sample(half, rng))
+
+
 def _remember(online: Replay, trajectory: Trajectory) -> None:
-    online.add(
-        np.stack(trajectory.observation),
-        np.array(trajectory.skill),
-        np.stack(trajectory.action),
-        np.stack(trajectory.reward),
-        trajectory.terminated,
-    )
+    """Keeps an episode; a success that held ends it, and what came after is an episode of its own.
+
+    Nothing is better than a drawer that stays open, which costs nothing: so the value of a success
+    that held is known from the first day on, as where the episode ends with it. One that did not
+    hold goes on, or the robot would learn to let the drawer slam and bounce back.
+    """
+    observation, skill = np.stack(trajectory.observation), np.array(trajectory.skill)
+    action, reward = np.stack(trajectory.action), np.stack(trajectory.reward)
+    done = trajectory.steps - 1  # the step of the first success, if there is one
+    if not all(trajectory.success[done:]):
+        online.add(observation, skill, action, reward, False)
+        return
+    until, after = slice(done + 1), slice(done + 1, None)
+    online.add(observation[until], skill[until], action[until], reward[until], True)
+    if len(action[after]):
+        online.add(observation[after], skill[after], action[after], reward[after], False)

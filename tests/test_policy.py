@@ -1,0 +1,186 @@
+"""What the policy learns from: preferences, experience before and after success, and updates."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from lib.agent.agents import Decision, ScriptAgent, build_actor
+from lib.agent.closed_loop import Trajectory, Trial, run_episodes
+from lib.condition import WEIGHTS_SLICE, ConditionVector
+from lib.params import Policy, load_params
+from lib.sim.experts import FastScript
+from lib.sim.stress import Stress
+from lib.sim.vector import make_vector_env
+from lib.training.policy import Learner, _remember, draw_conditions, draw_preferences, mixed
+from lib.training.replay import Replay
+
+CORNERS = {"throughput": [1.0, 0.0, 0.0], "energy": [0.5, 0.0, 0.5]}
+
+
+@pytest.fixture(scope="module")
+def settings() -> Policy:
+    """Those of params.yaml on a small network, with presets that are easy to tell apart."""
+    values = load_params("policy").policy.model_dump()
+    small = {"hidden": [16], "batch_size": 8, "critic_steps": 0, "presets": CORNERS}
+    return Policy(**{**values, **small, "preset": "throughput"})
+
+
+def test_preferences_are_presets_or_between_them(settings):
+    """Each of two presets three times in eight, and never anything beyond."""
+    weights = draw_preferences(4000, settings, np.random.default_rng(0))
+    np.testing.assert_allclose(weights.sum(1), 1)
+    energy = weights[:, 2]
+    assert (energy == 0).mean() == pytest.approx(0.375, abs=0.03)
+    assert (energy == 0.5).mean() == pytest.approx(0.375, abs=0.03)
+    between = energy[(energy > 0) & (energy < 0.5)]
+    assert between.mean() == pytest.approx(0.25, abs=0.02)
+    assert (weights[:, 1] == 0).all()
+
+
+def test_a_batch_is_relabelled_alike_now_and_next(settings):
+    """Both conditions of a transition carry the weights that its values are weighed with."""
+    batch = filled(settings).sample(50, np.random.default_rng(0))
+    draw = draw_conditions(batch, ConditionVector(), settings, np.random.default_rng(1))
+    now, after, weights = draw
+    assert torch.equal(now[:, WEIGHTS_SLICE], weights)
+    assert torch.equal(after[:, WEIGHTS_SLICE], weights)
+    assert len(weights.unique(dim=0)) > 5
+
+
+class Recorder:
+    """An agent that does nothing and notes the preference of each robot at every step."""
+
+    needs_pixels, weights = False, (1.0, 0.0, 0.0)
+
+    def __init__(self):
+        self.seen = []
+
+    def reset(self):
+        pass
+
+    def act(self, images, proprio, expert_obs, previous_action, first, weights):
+        self.seen.append((first.tolist(), weights[:, 2].tolist()))
+        return Decision(np.zeros((2, 4), np.float32), np.zeros((2, 0)), np.zeros(2, int))
+
+
+def test_robots_keep_the_preference_and_the_stress_of_their_trial():
+    """Three trials for two robots; where none is asked for, the agent's own preference holds."""
+    agent = Recorder()
+    trials = [
+        Trial(1, weights=(0.5, 0.0, 0.5)),
+        Trial(2, stress=Stress(misgrasp=1.0)),
+        Trial(3, weights=(0.75, 0.0, 0.25)),
+    ]
+    env = make_vector_env(2, render=False, horizon=10)
+    with closing(env):
+        runs = run_episodes(env, agent, trials)
+    assert [t.trial for t in runs] == trials
+    assert [t.number for t in runs] == [0, 1, 2]
+    assert agent.seen[0] == ([True, True], [0.5, 0.0])
+    assert agent.seen[9] == ([False, False], [0.5, 0.0])
+    assert agent.seen[10][1] == [0.25, 0.0]
+    with closing(make_vector_env(1, render=False, horizon=10)) as alone:
+        again = run_episodes(alone, ScriptAgent(FastScript()), trials[1:2])
+        nominal = run_episodes(alone, ScriptAgent(FastScript()), [Trial(2)])
+    assert np.abs(np.array(again[0].action) - np.array(nominal[0].action)).max() > 0.1
+
+
+def episode(steps: int, success_at: int | None, undone: int = 100) -> Trajectory:
+    """Observation t is t, as is action t; T + 1 frames were seen; rewards are -1."""
+    run = Trajectory(Trial(0))
+    run.observation = [np.full(1, t, np.float32) for t in range(steps + 1)]
+    run.skill = [t % 4 for t in range(steps + 1)]
+    run.action = [np.full(4, t, np.float32) for t in range(steps)]
+    run.reward = [np.full(3, -1.0, np.float32)] * steps
+    run.success = [success_at is not None and success_at <= t < undone for t in range(steps)]
+    return run
+
+
+def stored(run: Trajectory) -> dict[str, np.ndarray]:
+    """What a buffer with returns of two steps keeps of it."""
+    replay = Replay(100, 1, n=2, gamma=0.5)
+    _remember(replay, run)
+    return {name: values[: replay.size] for name, values in replay._arrays.items()}
+
+
+def test_success_ends_a_return_and_what_follows_is_an_episode_of_its_own():
+    """Done at step 2 of 6: three transitions that end, three that were cut off."""
+    kept = stored(episode(6, success_at=2))
+    assert kept["obs"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert kept["action"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert kept["terminated"].tolist() == [False, True, True, False, False, False]
+    assert kept["reward"][:, 0].tolist() == [-1.5, -1.5, -1, -1.5, -1.5, -1]
+    assert kept["next_obs"][3:, 0].tolist() == [5, 6, 6]
+    assert kept["next_skill"][3:].tolist() == [1, 2, 2]
+
+
+def test_a_success_that_did_not_hold_ends_nothing():
+    """Done at steps 2 and 3 of 6, then undone: six transitions in a row."""
+    kept = stored(episode(6, success_at=2, undone=4))
+    assert not kept["terminated"].any()
+    assert kept["next_obs"][:, 0].tolist() == [2, 3, 4, 5, 6, 6]
+
+
+def test_success_at_the_last_step_leaves_nothing_behind_it():
+    """As where the environment ends the episode with it."""
+    kept = stored(episode(3, success_at=2))
+    assert kept["terminated"].tolist() == [False, True, True]
+
+
+def test_an_episode_without_success_is_cut_off():
+    """Its last transition is followed by the frame that was seen last."""
+    kept = stored(episode(3, success_at=None))
+    assert not kept["terminated"].any()
+    assert kept["next_obs"][:, 0].tolist() == [2, 3, 3]
+
+
+def filled(settings: Policy, obs_dim: int = 5) -> Replay:
+    """Two hundred transitions of random numbers."""
+    rng = np.random.default_rng(0)
+    replay = Replay(200, obs_dim, settings.n_step, settings.gamma)
+    for _ in range(4):
+        obs, action = rng.normal(size=(50, obs_dim)), rng.uniform(-1, 1, (50, 4))
+        reward, skill = rng.normal(size=(50, 3)), rng.integers(0, 4, 50)
+        replay.add(obs, skill, action, reward, True, action)
+    return replay
+
+
+def test_half_a_batch_is_recorded_once_the_robot_has_moved_enough(settings):
+    """Before, all of it is."""
+    recorded, online = filled(settings), Replay(50, 5, settings.n_step, settings.gamma)
+    rng = np.random.default_rng(0)
+    assert len(mixed(recorded, online, 8, rng)) == 8
+    zeros = np.zeros((10, 5)), np.zeros(10, int), np.zeros((10, 4)), np.zeros((10, 3))
+    online.add(*zeros, True)
+    batch = mixed(recorded, online, 8, rng)
+    assert (batch.obs[:4] != 0).all()
+    assert (batch.obs[4:] == 0).all()
+
+
+def test_an_update_moves_everything_and_its_average_follows(settings):
+    """Actor, critics, targets, averaged actor and temperature; under autocast the loss is near."""
+    losses = []
+    for autocast in (False, True):
+        torch.manual_seed(0)
+        actor, safety = build_actor(5, settings.hidden), load_params("safety").safety
+        learner = Learner(
+            actor,
+            5,
+            ConditionVector(),
+            settings,
+            safety,
+            lambda on=autocast: torch.autocast("cpu", torch.bfloat16, enabled=on),
+        )
+        parts = (learner.actor, learner.critic, learner.target, learner.average)
+        before = [torch.cat([p.flatten() for p in part.parameters()]).clone() for part in parts]
+        temperature = learner.log_temperature.item()
+        batch = filled(settings).sample(8, np.random.default_rng(0))
+        losses.append(learner.update(batch)["critic"].item())
+        for part, old in zip(parts, before, strict=True):
+            new = torch.cat([p.flatten() for p in part.parameters()])
+            assert (new != old).float().mean() > 0.5
+        assert learner.log_temperature.item() != temperature
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
