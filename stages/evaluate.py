@@ -3,10 +3,19 @@
 from contextlib import closing
 
 from lib.agent.agents import Agent, ScriptAgent, load_policy
+from lib.agent.closed_loop import Trial
 from lib.compute import start
 from lib.console import say
-from lib.evaluation.robot import ratios, summarise
-from lib.evaluation.suite import Suite, episode_sheet, write_films
+from lib.evaluation.pareto import Dial, pareto_figure
+from lib.evaluation.robot import episode_rows, summarise
+from lib.evaluation.suite import (
+    Films,
+    Suite,
+    by_kind,
+    episode_sheet,
+    stress_figure,
+    write_films,
+)
 from lib.files import write_csv, write_json
 from lib.params import load_params
 from lib.paths import CLONED_POLICY, METRICS, PLOTS, POLICY, VIDEOS
@@ -19,7 +28,7 @@ from lib.stage import run
 
 def main() -> None:
     """Runs policy, clone and both scripts on the same positions, nominal and stressed."""
-    params = load_params("task", "compute", "economics", "evaluate")
+    params = load_params("task", "compute", "economics", "policy", "evaluate")
     settings, prices = params.evaluate, params.economics
     autocast = start(params.compute, settings.seed).autocast
     expert = ScriptAgent(ScriptedExpert(get_task(params.task)))
@@ -30,6 +39,7 @@ def main() -> None:
         "scripted": expert,
         "fast_script": ScriptAgent(FastScript()),
     }
+    policy = agents["policy"]
     seeds = [episode_seed(settings.seed, i, "test") for i in range(settings.episodes)]
     options = {
         "task": params.task,
@@ -38,35 +48,39 @@ def main() -> None:
         "prices": prices.model_dump(),
     }
     with closing(Suite(settings.num_envs, seeds, **options)) as suite:
-        count = settings.videos
-        shown = suite.run("expert, filmed", expert, count=count, filmed=count)
-        filmed = {name: count if agent.needs_pixels else 0 for name, agent in agents.items()}
-        runs = {name: suite.run(name, agents[name], filmed=filmed[name]) for name in agents}
-        compared = {"success_any": agents["policy"], "scripted": expert}
-        stress = suite.stressed(compared, settings.stress_episodes, settings.stress_severity)
-    summaries = {name: summarise(runs[name], prices) for name in agents}
-    sheet = write_films(VIDEOS, runs["policy"][:count], shown)
-    write_json(
-        METRICS / "evaluate.json",
-        {
-            **summaries,
-            "ratio": ratios(summaries["policy"], summaries["scripted"]),
-            "stress": stress,
-        },
-    )
-    rows = [
-        {
-            "episode": index,
-            "agent": name,
-            "success": int(any(t.success)),
-            "steps": t.steps,
-            "energy_j": t.joules,
+        films = Films(seeds[: settings.videos])
+        runs = {
+            name: suite.run(name, agent, films=films if name == "policy" else None)
+            for name, agent in agents.items()
         }
-        for name in agents
-        for index, t in enumerate(runs[name])
-    ]
-    write_csv(PLOTS / "evaluate_episodes.csv", rows)
-    episode_sheet(PLOTS / "evaluate_episode.png", sheet)
+        shown = {f"position_{i}": seed for i, seed in enumerate(seeds[: settings.videos])}
+        shown["worst"] = films.worst
+        expert_films = Films(shown.values())
+        trials = [Trial(seed) for seed in shown.values()]
+        suite.run("scripted, filmed", expert, trials, films=expert_films)
+        summaries = {name: summarise(runs[name], prices) for name in agents}
+        dial = Dial(suite, policy, summaries["scripted"], prices)
+        presets = dial.presets(params.policy, summaries["policy"])
+        points = dial.sweep(params.policy, settings.sweep_weights, settings.sweep_episodes)
+        compared = {"policy": policy, "scripted": expert}
+        severity, severe = settings.stress_severity, 1.0
+        asked = {severity: settings.stress_episodes, severe: settings.stress_severe_episodes}
+        stress = suite.stressed(compared, asked)
+    ratio = {
+        "mpl": max(preset["mpl_ratio"] for preset in presets.values()),
+        "energy": min(preset["energy_ratio"] for preset in presets.values()),
+    }
+    figures = {"presets": presets, "ratio": ratio, "pareto": dial.scores(points)}
+    tables = {"stress": by_kind(stress, severity), "stress_severe": by_kind(stress, severe)}
+    write_json(METRICS / "evaluate.json", {**summaries, **figures, **tables})
+    write_csv(PLOTS / "evaluate_episodes.csv", episode_rows(runs))
+    write_csv(PLOTS / "evaluate_pareto.csv", points)
+    write_csv(PLOTS / "evaluate_stress.csv", stress)
+    write_films(VIDEOS, shown, films, expert_films)
+    episode_sheet(PLOTS / "evaluate_episode.png", films.of(seeds[0]), expert_films.of(seeds[0]))
+    scripts = {name: summary for name, summary in summaries.items() if name != "policy"}
+    pareto_figure(PLOTS / "evaluate_pareto.png", points, scripts)
+    stress_figure(PLOTS / "evaluate_stress.png", stress)
     say(f"policy {summaries['policy']}")
 
 

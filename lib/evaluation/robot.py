@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
@@ -34,7 +35,7 @@ def summarise(trajectories: Sequence[Trajectory], prices: Economics) -> dict[str
         The metrics of metrics/evaluate.json for one agent; docs/metrics.md explains each.
     """
     count = len(trajectories)
-    any_success = sum(any(t.success) for t in trajectories)
+    any_success = sum(t.succeeded for t in trajectories)
     low, high = interval(any_success, count)
     last = sum(t.success[-1] for t in trajectories)
     rate = any_success / count
@@ -70,3 +71,22 @@ def ratios(policy: dict[str, float], scripted: dict[str, float]) -> dict[str, fl
         short: round(policy[name] / scripted[name], 6) if scripted[name] else 0.0
         for short, name in names.items()
     }
+
+
+def episode_rows(runs: Mapping[str, Sequence[Trajectory]]) -> list[dict[str, Any]]:
+    """Returns a row an agent and episode, for the table of all episodes.
+
+    Args:
+        runs: Trajectories by agent.
+    """
+    return [
+        {
+            "episode": index,
+            "agent": name,
+            "success": int(trajectory.succeeded),
+            "steps": trajectory.steps,
+            "energy_j": trajectory.joules,
+        }
+        for name, trajectories in runs.items()
+        for index, trajectory in enumerate(trajectories)
+    ]
