@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from lib.agent.closed_loop import Trajectory
+from lib.agent.closed_loop import Trajectory, Trial
 from lib.episode import PRIMITIVES
 from lib.errors import GateError, UserError
 from lib.evaluation.gates import GATES, judge
@@ -376,7 +376,7 @@ PRICES = Economics(
 def attempt(steps: int, success_at: int | None, damaged: tuple[int, ...] = ()) -> Trajectory:
     """An episode of 9 J a step that succeeds at one step, or at none."""
     return Trajectory(
-        seed=0,
+        Trial(0),
         success=[step == success_at for step in range(steps)],
         energy_j=[9.0] * steps,
         damages=[int(step in damaged) for step in range(steps)],
