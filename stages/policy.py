@@ -57,7 +57,9 @@ def main() -> None:
 
     def validate(weights: Sequence[float]) -> Validation:
         runs = run_episodes(env, agent, [Trial(position, weights=weights) for position in held_out])
-        figures = [(t.succeeded, t.success[-1], t.steps, t.joules) for t in runs]
+        figures = [
+            (t.succeeded, t.success[-1], t.steps, t.joules, np.dot(weights, t.value)) for t in runs
+        ]
         return Validation(*np.mean(figures, axis=0).tolist())
 
     with closing(env):

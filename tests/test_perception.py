@@ -25,6 +25,8 @@ from lib.perception.memory import (
     episode_errors,
     imagine,
 )
+from lib.perception.segmenter import SkillRouter
+from lib.perception.stack import Perception
 from lib.training.augment import Augment, shifted
 from lib.training.rnn import Windows
 from lib.training.vision import mean_pictures, motion_weights
@@ -426,3 +428,36 @@ def test_the_frozen_backbone_has_no_gradients_and_one_that_is_not_frozen_is_refu
     save_checkpoint(path, "backbone", {**config, "frozen": False}, parts)
     with pytest.raises(UserError, match="not frozen"):
         load_backbone(path)
+
+
+class Oblivious:
+    """A memory that keeps nothing."""
+
+    levels = ("p4",)
+
+    def step(self, features, action, state, first):
+        return {"p4": torch.zeros(len(action), 1)}
+
+
+def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode():
+    """Proprioception, its change, the action between; looking without remembering is undone."""
+    stack = Perception.__new__(Perception)
+    stack.memory, stack.router = Oblivious(), SkillRouter(np.zeros((1 + 5 + 15, 3)))
+    stack.reset()
+    geometry, rng = np.zeros((2, 1)), np.random.default_rng(0)
+    proprio = rng.normal(size=(4, 2, 4)).astype(np.float32)
+    action = rng.uniform(-1, 1, (4, 2, 4)).astype(np.float32)
+    begins = [(True, True), (False, False), (False, True)]
+
+    def follow(step: int, first: tuple[bool, bool]) -> np.ndarray:
+        maps = {"p4": torch.zeros(2, 1)}
+        return stack.follow(maps, geometry, proprio[step], action[step], np.array(first)).direct
+
+    for step, first in enumerate(begins):
+        with stack.undisturbed():
+            follow(3, (False, False))
+        felt = follow(step, first)
+        goes_on = ~np.array(first)[:, None]
+        np.testing.assert_array_equal(felt[:, :4], proprio[step])
+        np.testing.assert_array_equal(felt[:, 4:8], goes_on * (proprio[step] - proprio[step - 1]))
+        np.testing.assert_array_equal(felt[:, 8:12], goes_on * action[step])

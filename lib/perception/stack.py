@@ -34,7 +34,9 @@ class Percepts:
     """What the frozen stack makes of a batch of frames.
 
     Attributes:
-        direct: (B, P + 3 + G) proprioception, vector to the handle (m), geometry.
+        direct: (B, 2 P + A + 3 + G) proprioception, its change since the last frame, the action
+            between them, vector to the handle (m), geometry. The hand trails the target that
+            actions move, so force and work depend on both; at an episode's start both are 0.
         vision: (B, D) flattened backbone features.
         memory: (B, D) flattened RNN state.
         skill: (B,) indices from the router.
@@ -63,6 +65,7 @@ class Perception:
         self.segmenter, self.router = load_segmenter(autocast)
         self._state: dict[str, Tensor] | None = None
         self._had_hold: np.ndarray | None = None
+        self._proprio: np.ndarray | None = None
 
     def digests(self) -> dict[str, str]:
         """Returns the digest of each checkpoint of the stack, by the file's name."""
@@ -71,15 +74,15 @@ class Perception:
 
     def reset(self) -> None:
         """Forgets everything; the next call may have another batch size."""
-        self._state = self._had_hold = None
+        self._state = self._had_hold = self._proprio = None
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Lets calls inside the block look without remembering."""
         # States are replaced, never changed in place, so holding on to them is enough.
-        before = self._state, self._had_hold
+        before = self._state, self._had_hold, self._proprio
         yield
-        self._state, self._had_hold = before
+        self._state, self._had_hold, self._proprio = before
 
     def __call__(
         self,
@@ -120,6 +123,10 @@ class Perception:
         had_hold = np.zeros(len(first_B), bool) if self._had_hold is None else self._had_hold
         to_handle = self.router.to_handle(geometry_BG, proprio_BP)
         skill, self._had_hold = self.router.route(to_handle, had_hold & ~first_B)
+        going_on_B1 = ~first_B[:, None]
+        before_BP = proprio_BP if self._proprio is None else self._proprio
+        motion_BP = going_on_B1 * (proprio_BP - before_BP)
+        self._proprio = proprio_BP.copy()
         self._state = self.memory.step(
             features,
             torch.as_tensor(previous_action_BA),
@@ -128,8 +135,9 @@ class Perception:
         )
         seen = [features[level].flatten(1) for level in self.memory.levels]
         remembered = [self._state[level].flatten(1) for level in self.memory.levels]
+        moved = [proprio_BP, motion_BP, going_on_B1 * previous_action_BA]
         return Percepts(
-            direct=np.concatenate([proprio_BP, to_handle, geometry_BG], 1).astype(np.float32),
+            direct=np.concatenate([*moved, to_handle, geometry_BG], 1).astype(np.float32),
             vision=torch.cat(seen, 1).numpy(),
             memory=torch.cat(remembered, 1).numpy(),
             skill=skill.astype(np.int64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,10 @@ def _scalar_env(**options: Any) -> gym.Env:
     return LinearReward(make_env(**options))
 
 
+def _ours(module: str) -> bool:
+    return module.partition(".")[0] == __name__.partition(".")[0]
+
+
 def make_vector_env(num_envs: int, **options: Any) -> AsyncVectorEnv:
     """Starts processes with one environment each.
 
@@ -32,7 +37,9 @@ def make_vector_env(num_envs: int, **options: Any) -> AsyncVectorEnv:
     Returns:
         An environment whose ``info`` holds ``vector_reward``, (num_envs, 3).
     """
-    multiprocessing.set_forkserver_preload([__name__])
+    # A child runs the imports of the main module again, torch among them, and that takes seconds
+    # for each unless the server has done it.
+    multiprocessing.set_forkserver_preload([name for name in sys.modules if _ours(name)])
     return AsyncVectorEnv(
         [partial(_scalar_env, **options)] * num_envs,
         # A forked child would share the parent's OpenGL and threads, and a spawned one imports

@@ -286,12 +286,14 @@ class Validation(NamedTuple):
         success_last: Where it was so at the last step, ``policy.linger`` steps later.
         steps: Control steps until the first success, mean.
         joules: Mechanical work until then, mean.
+        utility: w . V, the undiscounted return until then under the preference w, mean.
     """
 
     success_any: float
     success_last: float
     steps: float
     joules: float
+    utility: float
 
 
 def reinforce(
@@ -341,8 +343,9 @@ def reinforce(
             )
         published, worst = found[settings.preset], min(v.success_any for v in found.values())
         rows.append({"step": step, **published._asdict(), "worst_success_any": worst})
-        # More successes first, then fewer steps; a tie keeps the earlier one.
-        score = (min(worst, published.success_last), -published.steps)
+        # More successes first, then what the presets are worth; a tie keeps the earlier one.
+        utility = float(np.mean([v.utility for v in found.values()]))
+        score = (min(worst, published.success_last), utility)
         if score > best["score"]:
             weights = copy.deepcopy(learner.average.state_dict())
             best.update(weights=weights, score=score, step=step)
