@@ -20,6 +20,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 
 from benchmarks.side_by_side import report, side_by_side
+from lib import arithmetic
 from lib.agent.agents import build_actor
 from lib.compute import has_fast_bf16
 from lib.condition import CONDITION_DIM, ConditionVector
@@ -70,8 +71,8 @@ def main() -> None:
             action = rng.uniform(-1, 1, (EPISODE, 4))
             reward = rng.normal(size=(EPISODE, len(OBJECTIVES)))
             skill = rng.integers(0, len(SKILLS), EPISODE)
-            replay.add(obs, skill, action, reward, True, action)
-    bf16 = has_fast_bf16()
+            replay.add(obs, skill, np.zeros(EPISODE), action, reward, True, action)
+    bf16 = has_fast_bf16() and not arithmetic.is_portable()
     actor = build_actor(OBS_DIM, settings.hidden)
     learner = Learner(
         actor,

@@ -8,6 +8,7 @@ import os
 import torch
 from lightning_fabric import Fabric
 
+from lib import arithmetic
 from lib.console import say
 from lib.params import Compute
 
@@ -27,7 +28,7 @@ def start(settings: Compute, seed: int) -> Fabric:
     """Seeds every generator, switches determinism on, and chooses device and precision.
 
     Args:
-        settings: Threads and precision of params.yaml.
+        settings: Threads, arithmetic and precision of params.yaml.
         seed: Seeds Python, NumPy and torch.
 
     Returns:
@@ -41,9 +42,29 @@ def start(settings: Compute, seed: int) -> Fabric:
     # That mode would fill every new tensor with NaN, to show who reads it too early.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16())
+    native = settings.arithmetic == "native"
+    fast = settings.precision == "auto" and has_fast_bf16()
+    bf16 = native and (settings.precision == "bf16" or fast)
     precision = "bf16-mixed" if bf16 else "32-true"
     fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=precision)
     fabric.seed_everything(seed, verbose=False)
-    say(f"device {fabric.device}, precision {precision}, {settings.threads} threads, seed {seed}")
+    say(
+        f"device {fabric.device}, {arithmetic_class(settings)}, {settings.threads} threads, "
+        f"seed {seed}"
+    )
+    if not native and (gpu or torch.backends.cpu.get_cpu_capability() != "AVX2"):
+        say("arithmetic: portable holds on x86 processors with AVX2; here other bytes may come out")
     return fabric
+
+
+def arithmetic_class(settings: Compute) -> str:
+    """Returns where the same bytes come out: ``portable``, or which processors and precision.
+
+    Args:
+        settings: The compute section of params.yaml.
+    """
+    if arithmetic.is_portable() and not torch.cuda.is_available():
+        return "portable"
+    device = "cuda" if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16())
+    return f"{settings.arithmetic} {device} {'bf16' if bf16 else 'fp32'}"

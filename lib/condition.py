@@ -35,8 +35,8 @@ class ConditionVector:
         skill_mode: One of SKILLS; set by the router, never by the policy.
         weights: Preference over OBJECTIVES; non-negative, sums to one.
         econ_slice: target_mpl (units an hour), wage_parity, energy_budget (Wh a unit).
-        novelty_tier: 0 known, 1 unusual, 2 unknown.
-        ood_severity: In [0, 1].
+        novelty_tier: 0 known, 1 unusual, 2 unknown; ``novelty_tiers`` has it from the severity.
+        ood_severity: In [0, 1], as the memory's surprise gives it (lib/perception/memory.py).
         trust: In the labels or sources behind the situation, in [0, 1].
         curriculum: One of CURRICULUM_PHASES.
     """
@@ -124,17 +124,31 @@ CONDITION_DIM = len(ConditionVector().to_array())
 # Where in the array the parts stand that vary from sample to sample of a batch.
 SKILL_SLICE = slice(len(TASKS), len(TASKS) + len(SKILLS))
 WEIGHTS_SLICE = slice(SKILL_SLICE.stop, SKILL_SLICE.stop + len(OBJECTIVES))
+ECON_SLICE = slice(WEIGHTS_SLICE.stop, WEIGHTS_SLICE.stop + len(ECON_FIELDS))
+NOVELTY_SLICE = slice(ECON_SLICE.stop, ECON_SLICE.stop + NOVELTY_TIERS)
+SEVERITY = NOVELTY_SLICE.stop
+
+
+def novelty_tiers(severity_B: np.ndarray) -> np.ndarray:
+    """Returns the novelty tier of each severity: 0 at none, 2 at all of it, 1 between.
+
+    Args:
+        severity_B: In [0, 1].
+    """
+    severity_B = np.asarray(severity_B)
+    return (severity_B > 0).astype(np.int64) + (severity_B >= 1)
 
 
 def condition_batch(
-    base: ConditionVector, skills_B: np.ndarray, weights_BK: np.ndarray
+    base: ConditionVector, skills_B: np.ndarray, weights_BK: np.ndarray, severity_B: np.ndarray
 ) -> np.ndarray:
-    """Returns conditions that differ in skill and preference only.
+    """Returns conditions that differ in skill, preference and novelty only.
 
     Args:
         base: Everything else.
         skills_B: Skill indices.
         weights_BK: Preferences.
+        severity_B: In [0, 1]; decides ood_severity and novelty_tier.
 
     Returns:
         (B, CONDITION_DIM) float32.
@@ -148,4 +162,6 @@ def condition_batch(
     batch = np.repeat(base.to_array()[None], len(skills_B), axis=0)
     batch[:, SKILL_SLICE] = np.eye(len(SKILLS), dtype=np.float32)[skills_B]
     batch[:, WEIGHTS_SLICE] = weights_BK
+    batch[:, NOVELTY_SLICE] = np.eye(NOVELTY_TIERS, dtype=np.float32)[novelty_tiers(severity_B)]
+    batch[:, SEVERITY] = severity_B
     return batch

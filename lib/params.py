@@ -54,7 +54,16 @@ class Compute(Section):
     """How the arithmetic is done."""
 
     threads: Annotated[int, Field(ge=1, le=256)]
+    arithmetic: Literal["portable", "native"]
     precision: Literal["auto", "fp32", "bf16"]
+
+    @model_validator(mode="after")
+    def _bf16_is_native(self) -> Compute:
+        if self.arithmetic == "portable" and self.precision == "bf16":
+            raise ValueError(
+                "precision: bf16 differs between processors; set compute.arithmetic to native"
+            )
+        return self
 
 
 class Safety(Section):

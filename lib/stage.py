@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from lib import arithmetic  # noqa: F401  What stages/__init__.py calls is a dep of every stage.
 from lib.console import say
 from lib.errors import UserError
 from lib.files import write_text

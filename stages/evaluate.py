@@ -4,7 +4,7 @@ from contextlib import closing
 
 from lib.agent.agents import Agent, ScriptAgent, load_policy
 from lib.agent.closed_loop import Trial
-from lib.compute import start
+from lib.compute import arithmetic_class, start
 from lib.console import say
 from lib.evaluation.pareto import Dial, pareto_figure
 from lib.evaluation.robot import episode_rows, summarise
@@ -64,13 +64,20 @@ def main() -> None:
         points = dial.sweep(params.policy, settings.sweep_weights, settings.sweep_episodes)
         compared = {"policy": policy, "scripted": expert}
         severity, severe = settings.stress_severity, 1.0
-        asked = {severity: settings.stress_episodes, severe: settings.stress_severe_episodes}
+        # What may fail, and so takes longest, first: the others fill the environments meanwhile.
+        asked = {severe: settings.stress_severe_episodes, severity: settings.stress_episodes}
         stress = suite.stressed(compared, asked)
     ratio = {
         "mpl": max(preset["mpl_ratio"] for preset in presets.values()),
         "energy": min(preset["energy_ratio"] for preset in presets.values()),
     }
-    figures = {"presets": presets, "ratio": ratio, "pareto": dial.scores(points)}
+    compute = {"class": arithmetic_class(params.compute)}
+    figures = {
+        "compute": compute,
+        "presets": presets,
+        "ratio": ratio,
+        "pareto": dial.scores(points),
+    }
     tables = {"stress": by_kind(stress, severity), "stress_severe": by_kind(stress, severe)}
     write_json(METRICS / "evaluate.json", {**summaries, **figures, **tables})
     write_csv(PLOTS / "evaluate_episodes.csv", episode_rows(runs))

@@ -5,9 +5,9 @@ from contextlib import closing
 
 import numpy as np
 
-from lib.agent.agents import PolicyAgent, build_actor, save_policy
+from lib.agent.agents import Observed, PolicyAgent, build_actor, save_policy
 from lib.agent.closed_loop import Trial, run_episodes
-from lib.compute import start
+from lib.compute import arithmetic_class, start
 from lib.condition import ConditionVector
 from lib.console import say
 from lib.files import write_csv, write_json
@@ -37,8 +37,8 @@ def main() -> None:
     perception = Perception(fabric.autocast)
     percepts = perceive_dataset(perception, dataset)
     projector = Projector.fit(percepts, settings.vision_components, settings.memory_components)
-    observations = projector(percepts)
-    replay = record(dataset, observations, percepts.skill, settings)
+    seen = Observed(projector(percepts), percepts.skill, percepts.severity)
+    replay = record(dataset, seen, settings)
     condition = ConditionVector(task=params.task, weights=tuple(settings.weights))
     actor = build_actor(projector.dim, settings.hidden)
     agent = PolicyAgent(perception, projector, actor, condition)
@@ -50,13 +50,16 @@ def main() -> None:
         task=params.task,
         image_size=perception.backbone.image_size,
         horizon=settings.horizon,
-        linger=settings.linger,
+        linger=None,
         prices=params.economics.model_dump(),
     )
     held_out = [episode_seed(seed, i, "validate") for i in range(settings.validate_episodes)]
 
     def validate(weights: Sequence[float]) -> Validation:
-        runs = run_episodes(env, agent, [Trial(position, weights=weights) for position in held_out])
+        # Whether the drawer stays open is looked at under the published preference alone.
+        linger = settings.linger if list(weights) == settings.weights else 0
+        trials = [Trial(one, weights=weights, linger=linger) for one in held_out]
+        runs = run_episodes(env, agent, trials)
         figures = [
             (t.succeeded, t.success[-1], t.steps, t.joules, np.dot(weights, t.value)) for t in runs
         ]
@@ -77,6 +80,7 @@ def main() -> None:
     save_policy(POLICY, agent)
     losses = {name: value for name, value in curve.losses().items() if name in LOSSES}
     cloned = cloning.losses()["total"]
+    facts["compute"] = {"class": arithmetic_class(params.compute)}
     write_json(METRICS / "policy.json", {"loss": losses, "cloning": cloned, **facts})
     write_csv(PLOTS / "policy_loss.csv", curve.rows)
     write_csv(PLOTS / "policy_cloning.csv", cloning.rows)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from lib.checkpoint import save_checkpoint
-from lib.compute import start
+from lib.compute import arithmetic_class, start
 from lib.console import say, track
 from lib.evaluation.dynamics import STEPS, prediction_skill
 from lib.evaluation.surprise import calibrate, episode_score, separation, suite, suite_kinds
@@ -95,7 +95,9 @@ def main() -> None:
         errors = episode_errors(trained, z, torch.from_numpy(actions))
         scores.append((kind, episode_score(scale, errors)))
     surprise = separation(scores)
-    write_json(METRICS / "rnn.json", {"loss": curve.losses(), **skill, "surprise": surprise})
+    compute = {"class": arithmetic_class(params.compute)}
+    figures = {"loss": curve.losses(), "compute": compute, **skill, "surprise": surprise}
+    write_json(METRICS / "rnn.json", figures)
     write_csv(PLOTS / "rnn_loss.csv", curve.rows)
     write_csv(PLOTS / "rnn_skill.csv", by_step)
     say(f"skill against persistence {skill['skill']}, AUROC of surprise {surprise['auroc']}")

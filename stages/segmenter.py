@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lib.checkpoint import save_checkpoint
-from lib.compute import start
+from lib.compute import arithmetic_class, start
 from lib.console import say
 from lib.episode import PRIMITIVES
 from lib.evaluation.figures import confusion_figure, overlay_sheet
@@ -104,6 +104,7 @@ def main() -> None:
         METRICS / "segmenter.json",
         {
             "loss": curve.losses(),
+            "compute": {"class": arithmetic_class(params.compute)},
             **_nested(scores),
             "heuristic": _nested(baseline),
             "router_accuracy": router_accuracy(router, labelled, geometry, ["test"]),

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 
 from lib.checkpoint import save_checkpoint
-from lib.compute import start
+from lib.compute import arithmetic_class, start
 from lib.console import say
 from lib.evaluation.figures import neighbour_sheet, probe_scatter
 from lib.evaluation.probe import neighbours, probe
@@ -74,6 +74,7 @@ def main() -> None:
         METRICS / "vision.json",
         {
             "loss": curve.losses(),
+            "compute": {"class": arithmetic_class(params.compute)},
             "probe": nominal,
             "probe_random": random_scores,
             "probe_stress": stressed,

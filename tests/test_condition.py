@@ -136,14 +136,17 @@ def test_json_without_a_schema_is_refused():
         ConditionVector.from_json(json.dumps(values))
 
 
-def test_a_batch_differs_in_skill_and_preference_alone():
+def test_a_batch_differs_in_skill_preference_and_novelty_alone():
     """Row by row what one condition after the other would give."""
     skills = np.array([0, 3, 2])
     weights = np.array([[1.0, 0, 0], [0, 0.5, 0.5], [0.25, 0.25, 0.5]])
-    batch = condition_batch(FULL, skills, weights)
+    severity = np.array([0.0, 0.25, 1.0])
+    batch = condition_batch(FULL, skills, weights, severity)
     singles = [
-        dataclasses.replace(FULL, skill_mode=SKILLS[s], weights=tuple(w)).to_array()
-        for s, w in zip(skills, weights, strict=True)
+        dataclasses.replace(
+            FULL, skill_mode=SKILLS[s], weights=tuple(w), novelty_tier=tier, ood_severity=o
+        ).to_array()
+        for tier, (s, w, o) in enumerate(zip(skills, weights, severity, strict=True))
     ]
     assert batch.dtype == np.float32
     np.testing.assert_array_equal(batch, np.array(singles))
@@ -151,11 +154,14 @@ def test_a_batch_differs_in_skill_and_preference_alone():
 
 def test_an_empty_batch_has_the_width_of_the_others():
     """No case of its own for whoever calls."""
-    assert condition_batch(FULL, np.zeros(0, int), np.zeros((0, 3))).shape == (0, CONDITION_DIM)
+    assert condition_batch(FULL, np.zeros(0, int), np.zeros((0, 3)), np.zeros(0)).shape == (
+        0,
+        CONDITION_DIM,
+    )
 
 
 @pytest.mark.parametrize("skill", [-1, len(SKILLS)])
 def test_a_batch_refuses_unknown_skills(skill):
     """-1 would silently be the last one."""
     with pytest.raises(ValueError, match="skill_mode"):
-        condition_batch(FULL, np.array([0, skill]), np.ones((2, 3)) / 3)
+        condition_batch(FULL, np.array([0, skill]), np.ones((2, 3)) / 3, np.zeros(2))

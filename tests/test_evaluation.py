@@ -94,8 +94,8 @@ class Positions:
     def trials(self, count=None, **asked):
         return [Trial(seed, **asked) for seed in range(count or 5)]
 
-    def run(self, name, agent, trials, *, until_success=False):
-        assert until_success
+    def run(self, name, agent, trials):
+        assert all(trial.linger == 0 for trial in trials)
         weights = [trial.weights[2] for trial in trials]
         return [run(i, round(10 + 20 * w), joules=1 - w) for i, w in enumerate(weights)]
 
@@ -138,16 +138,21 @@ def test_stress_is_told_by_kind_and_drawn(tmp_path):
     assert (tmp_path / "stress.png").stat().st_size > 5000
 
 
-def test_episodes_end_at_success_where_nobody_asks_what_follows():
+def test_episodes_go_on_after_success_for_as_long_as_their_trial_asks():
     """The same episodes as to the horizon, cut there; the next ones begin in their place."""
-    trials = [Trial(episode_seed(5, i)) for i in range(5)]
+    lingers = [None, 0, 3, 0, 100]
+    seeds = [episode_seed(5, i) for i in range(len(lingers))]
     agent = ScriptAgent(FastScript())
     env = make_vector_env(2, render=False, horizon=60, linger=None)
     with closing(env):
-        whole = run_episodes(env, agent, trials)
-        cut = run_episodes(env, agent, trials, until_success=True)
-    for long, short in zip(whole, cut, strict=True):
+        whole = run_episodes(env, agent, [Trial(seed) for seed in seeds])
+        cut = run_episodes(
+            env, agent, [Trial(s, linger=n) for s, n in zip(seeds, lingers, strict=True)]
+        )
+    for long, short, linger in zip(whole, cut, lingers, strict=True):
         assert len(long.success) == 60
-        assert len(short.success) == short.steps == long.steps < 60
-        np.testing.assert_array_equal(np.array(short.action), np.array(long.action)[: long.steps])
+        assert short.steps == long.steps < 57
+        count = 60 if linger is None else min(60, long.steps + linger)
+        assert len(short.success) == count
+        np.testing.assert_array_equal(np.array(short.action), np.array(long.action)[:count])
         np.testing.assert_array_equal(short.value, long.value)

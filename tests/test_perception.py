@@ -21,6 +21,7 @@ from lib.perception.memory import (
     AHEAD,
     Normalizer,
     SpatialMemory,
+    Surprise,
     SurpriseScale,
     episode_errors,
     imagine,
@@ -431,12 +432,19 @@ def test_the_frozen_backbone_has_no_gradients_and_one_that_is_not_frozen_is_refu
 
 
 class Oblivious:
-    """A memory that keeps nothing."""
+    """A memory that keeps nothing; what it finds surprising is what a frame says of itself."""
 
     levels = ("p4",)
 
     def step(self, features, action, state, first):
         return {"p4": torch.zeros(len(action), 1)}
+
+    def foresee(self, features, actions, state):
+        return {"p4": features["p4"] + actions[..., :1].sum(0)}
+
+    def judge(self, foreseen, features):
+        error = (features["p4"] - foreseen["p4"])[:, 0].double().numpy()
+        return Surprise(error, error, np.zeros(len(error)))
 
 
 def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode():
@@ -461,3 +469,30 @@ def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode(
         np.testing.assert_array_equal(felt[:, :4], proprio[step])
         np.testing.assert_array_equal(felt[:, 4:8], goes_on * (proprio[step] - proprio[step - 1]))
         np.testing.assert_array_equal(felt[:, 8:12], goes_on * action[step])
+
+
+def test_surprise_compares_a_frame_with_what_was_foreseen_of_it():
+    """Every AHEAD steps of each robot's episode, from the frame and the actions of just then."""
+    stack, steps = Perception.__new__(Perception), 2 * AHEAD + 6
+    stack.memory, stack.router = Oblivious(), SkillRouter(np.zeros((1 + 5 + 15, 3)))
+    stack.reset()
+    rng = np.random.default_rng(0)
+    frames = torch.from_numpy(rng.normal(size=(steps, 2, 1)))
+    action = rng.uniform(-1, 1, (steps, 2, 4)).astype(np.float32)
+    first = np.zeros((steps, 2), bool)
+    first[0] = first[5, 1] = True  # the second robot begins anew at frame 5
+    proprio, geometry = np.zeros((2, 4), np.float32), np.zeros((2, 1))
+    begun, expected = np.zeros(2, int), np.zeros(2)
+    for step in range(steps):
+        with stack.undisturbed():
+            stack.follow({"p4": frames[0]}, geometry, proprio, action[0], np.zeros(2, bool))
+        maps = {"p4": frames[step], "p3": None}
+        found = stack.follow(maps, geometry, proprio, action[step], first[step]).severity
+        for robot in range(2):
+            if first[step, robot]:
+                begun[robot], expected[robot] = step, 0
+            elif step - begun[robot] == AHEAD:
+                moved = action[begun[robot] + 1 : step + 1, robot, 0].sum()
+                expected[robot] = frames[step, robot, 0] - frames[begun[robot], robot, 0] - moved
+                begun[robot] = step
+        np.testing.assert_allclose(found, expected, atol=1e-5)

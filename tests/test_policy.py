@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from lib.agent.agents import Decision, ScriptAgent, build_actor
+from lib.agent.agents import Decision, Observed, ScriptAgent, build_actor
 from lib.agent.closed_loop import Trajectory, Trial, run_episodes
-from lib.condition import WEIGHTS_SLICE, ConditionVector
+from lib.condition import SEVERITY, WEIGHTS_SLICE, ConditionVector
 from lib.params import Policy, load_params
 from lib.sim.experts import FastScript
 from lib.sim.stress import Stress
 from lib.sim.vector import make_vector_env
-from lib.training.policy import Learner, _remember, draw_conditions, draw_preferences, mixed
+from lib.training.policy import (
+    Learner,
+    _remember,
+    draw_conditions,
+    draw_preferences,
+    mixed,
+)
 from lib.training.replay import Replay
 
 CORNERS = {"throughput": [1.0, 0.0, 0.0], "energy": [0.5, 0.0, 0.5]}
@@ -46,6 +52,8 @@ def test_a_batch_is_relabelled_alike_now_and_next(settings):
     now, after, weights = draw
     assert torch.equal(now[:, WEIGHTS_SLICE], weights)
     assert torch.equal(after[:, WEIGHTS_SLICE], weights)
+    assert torch.equal(now[:, SEVERITY], batch.severity)
+    assert torch.equal(after[:, SEVERITY], batch.next_severity)
     assert len(weights.unique(dim=0)) > 5
 
 
@@ -62,7 +70,8 @@ class Recorder:
 
     def act(self, images, proprio, expert_obs, previous_action, first, weights):
         self.seen.append((first.tolist(), weights[:, 2].tolist()))
-        return Decision(np.zeros((2, 4), np.float32), np.zeros((2, 0)), np.zeros(2, int))
+        seen = Observed(np.zeros((2, 0)), np.zeros(2, int), np.zeros(2))
+        return Decision(np.zeros((2, 4), np.float32), seen)
 
 
 def test_robots_keep_the_preference_and_the_stress_of_their_trial():
@@ -92,6 +101,7 @@ def episode(steps: int, success_at: int | None, undone: int = 100) -> Trajectory
     run = Trajectory(Trial(0))
     run.observation = [np.full(1, t, np.float32) for t in range(steps + 1)]
     run.skill = [t % 4 for t in range(steps + 1)]
+    run.severity = [t / 10 for t in range(steps + 1)]
     run.action = [np.full(4, t, np.float32) for t in range(steps)]
     run.reward = [np.full(3, -1.0, np.float32)] * steps
     run.success = [success_at is not None and success_at <= t < undone for t in range(steps)]
@@ -114,6 +124,8 @@ def test_success_ends_a_return_and_what_follows_is_an_episode_of_its_own():
     assert kept["reward"][:, 0].tolist() == [-1.5, -1.5, -1, -1.5, -1.5, -1]
     assert kept["next_obs"][3:, 0].tolist() == [5, 6, 6]
     assert kept["next_skill"][3:].tolist() == [1, 2, 2]
+    np.testing.assert_allclose(kept["severity"], np.arange(6) / 10)
+    np.testing.assert_allclose(kept["next_severity"][3:], [0.5, 0.6, 0.6])
 
 
 def test_a_success_that_did_not_hold_ends_nothing():
@@ -143,7 +155,7 @@ def filled(settings: Policy, obs_dim: int = 5) -> Replay:
     for _ in range(4):
         obs, action = rng.normal(size=(50, obs_dim)), rng.uniform(-1, 1, (50, 4))
         reward, skill = rng.normal(size=(50, 3)), rng.integers(0, 4, 50)
-        replay.add(obs, skill, action, reward, True, action)
+        replay.add(obs, skill, rng.uniform(size=50), action, reward, True, action)
     return replay
 
 
@@ -152,8 +164,8 @@ def test_half_a_batch_is_recorded_once_the_robot_has_moved_enough(settings):
     recorded, online = filled(settings), Replay(50, 5, settings.n_step, settings.gamma)
     rng = np.random.default_rng(0)
     assert len(mixed(recorded, online, 8, rng)) == 8
-    zeros = np.zeros((10, 5)), np.zeros(10, int), np.zeros((10, 4)), np.zeros((10, 3))
-    online.add(*zeros, True)
+    rest = np.zeros(10), np.zeros((10, 4)), np.zeros((10, 3))
+    online.add(np.zeros((10, 5)), np.zeros(10, int), *rest, True)
     batch = mixed(recorded, online, 8, rng)
     assert (batch.obs[:4] != 0).all()
     assert (batch.obs[4:] == 0).all()

@@ -82,6 +82,7 @@ def fill(replay: Replay, first: int, steps: int, **options) -> None:
     replay.add(
         np.stack([count, -count], 1).astype(np.float32),
         count % 4,
+        count / 100,
         np.repeat(count[:, None] / 1000, 4, 1).astype(np.float32),
         np.repeat(count[:, None], 3, 1).astype(np.float32),
         True,
@@ -103,11 +104,13 @@ def test_a_transition_keeps_together_what_belongs_together():
     assert set(t.tolist()) == set(range(10, 18))
     assert torch.equal(batch.obs[:, 1], -t)
     assert torch.equal(batch.skill, t.long() % 4)
+    torch.testing.assert_close(batch.severity, t / 100)
     torch.testing.assert_close(batch.action, (t / 1000)[:, None].expand(-1, 4))
     ends = t >= 15
     assert torch.equal(batch.terminated, ends)
     assert torch.equal(batch.next_obs[~ends, 0], t[~ends] + 3)
     assert torch.equal(batch.next_skill[~ends], (t[~ends].long() + 3) % 4)
+    torch.testing.assert_close(batch.next_severity[~ends], (t[~ends] + 3) / 100)
     whole = (t + (t + 1) / 2 + (t + 2) / 4)[~ends]
     torch.testing.assert_close(batch.reward[~ends], whole[:, None].expand(-1, 3))
     assert (batch.discount[~ends] == 0.125).all()
@@ -120,7 +123,7 @@ def test_a_cut_episode_drops_the_step_after_which_nothing_was_seen():
         replay = Replay(100, 1, n=2, gamma=0.9)
         obs = np.arange(observed, dtype=np.float32)[:, None]
         skill, action, reward = np.zeros(observed, int), np.zeros((5, 4)), np.zeros((5, 3))
-        replay.add(obs, skill, action, reward, False)
+        replay.add(obs, skill, np.zeros(observed), action, reward, False)
         assert replay.size == kept
         batch = everything(replay)
         assert not batch.terminated.any()
@@ -170,8 +173,9 @@ def test_cloning_draws_the_skills_equally_often_and_only_what_an_expert_did():
     skill = np.array([0] * 30 + [1] * 20 + [2] * 10 + [3])
     count, expert = len(skill), np.full((len(skill), 4), 0.25, np.float32)
     obs, action, reward = np.ones((count, 1)), np.zeros((count, 4)), np.zeros((count, 3))
-    replay.add(obs, skill, action, reward, True, expert)
-    replay.add(0 * obs, skill, action, reward, True)
+    calm = np.zeros(count)
+    replay.add(obs, skill, calm, action, reward, True, expert)
+    replay.add(0 * obs, skill, calm, action, reward, True)
     batch = replay.sample(8000, np.random.default_rng(0), cloning=True)
     assert len(batch) == 8000
     assert batch.has_expert.all()
@@ -185,7 +189,7 @@ def test_cloning_leaves_out_a_skill_without_expert():
     """The other ones share the batch."""
     replay = Replay(200, 1, n=1, gamma=0.9)
     ones = np.ones((6, 1))
-    rest = np.zeros((6, 4)), np.zeros((6, 3)), True
+    rest = np.zeros(6), np.zeros((6, 4)), np.zeros((6, 3)), True
     replay.add(ones, np.array([0, 0, 0, 0, 2, 2]), *rest, np.zeros((6, 4)))
     replay.add(ones, np.full(6, 1), *rest)
     batch = replay.sample(400, np.random.default_rng(0), cloning=True)

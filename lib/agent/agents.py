@@ -27,18 +27,31 @@ KIND = "hydra_policy"
 
 
 @dataclass
+class Observed:
+    """What an agent knows of the present frame.
+
+    Attributes:
+        observation: (B, D); empty for scripts.
+        skill: (B,) which head answers.
+        severity: (B,) in [0, 1], how far what it last foresaw was from what came.
+    """
+
+    observation: np.ndarray
+    skill: np.ndarray
+    severity: np.ndarray
+
+
+@dataclass
 class Decision:
     """What an agent does next.
 
     Attributes:
         action: (B, A) in [-1, 1].
-        observation: (B, D) what it based that on; empty for scripts.
-        skill: (B,) which head answered.
+        observed: What it based that on.
     """
 
     action: np.ndarray
-    observation: np.ndarray
-    skill: np.ndarray
+    observed: Observed
 
 
 class Agent(Protocol):
@@ -97,7 +110,8 @@ class ScriptAgent:
         """See Agent."""
         action = np.stack([self._script(row) for row in expert_obs])
         count = len(action)
-        return Decision(action, np.zeros((count, 0), np.float32), np.zeros(count, np.int64))
+        blind = np.zeros((count, 0), np.float32)
+        return Decision(action, Observed(blind, np.zeros(count, np.int64), np.zeros(count)))
 
 
 class PolicyAgent:
@@ -118,7 +132,8 @@ class PolicyAgent:
             perception: The frozen stack.
             projector: Percepts to observations.
             actor: The policy.
-            condition: Conditions it acts under; the skill is set at every step by the router.
+            condition: Conditions it acts under; at every step the router sets the skill, and the
+                memory's surprise the novelty.
         """
         self.perception, self.projector, self.actor = perception, projector, actor
         self.condition = condition
@@ -134,31 +149,31 @@ class PolicyAgent:
         """Forgets everything."""
         self.perception.reset()
 
-    def percept(self, images, proprio, previous_action, first) -> tuple[np.ndarray, np.ndarray]:
-        """Returns observations (B, D) and skills (B,); arguments as in ``Agent.act``."""
+    def observe(self, images, proprio, previous_action, first) -> Observed:
+        """Takes in the next frame of each robot; arguments as in ``Agent.act``."""
         percepts = self.perception(images, proprio, previous_action, first)
-        return self.projector(percepts), percepts.skill
+        return Observed(self.projector(percepts), percepts.skill, percepts.severity)
 
-    def glance(self, images, proprio, previous_action, first) -> tuple[np.ndarray, np.ndarray]:
-        """Like ``percept``, but leaves the memory as it was."""
+    def glance(self, images, proprio, previous_action, first) -> Observed:
+        """Like ``observe``, but leaves the memory as it was."""
         with self.perception.undisturbed():
-            return self.percept(images, proprio, previous_action, first)
+            return self.observe(images, proprio, previous_action, first)
 
     @torch.inference_mode()
     def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
         """See Agent; ``expert_obs`` is not looked at."""
-        observation, skill = self.percept(images, proprio, previous_action, first)
-        condition = condition_batch(self.condition, skill, weights)
+        seen = self.observe(images, proprio, previous_action, first)
+        condition = condition_batch(self.condition, seen.skill, weights, seen.severity)
         inputs = (
-            torch.from_numpy(observation),
+            torch.from_numpy(seen.observation),
             torch.from_numpy(condition),
-            torch.from_numpy(skill),
+            torch.from_numpy(seen.skill),
         )
         if self.explore is None:
             action = self.actor.act(*inputs)
         else:
             action = self.actor.sample(*inputs, generator=self.explore)[0]
-        return Decision(action.numpy(), observation, skill)
+        return Decision(action.numpy(), seen)
 
 
 def build_actor(obs_dim: int, hidden: list[int], action_dim: int = 4) -> HydraActor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv
 
-from lib.agent.agents import Agent
+from lib.agent.agents import Agent, Observed
 from lib.sim.env import CONTROL_STEP_S
 from lib.sim.stress import NOMINAL, Stress
 from lib.sim.vector import reset_some
@@ -25,11 +25,13 @@ class Trial:
         seed: Its reset seed.
         stress: What goes wrong in it.
         weights: Preference over OBJECTIVES; None leaves it to the agent.
+        linger: Control steps that it goes on after its first success; None = to the horizon.
     """
 
     seed: int
     stress: Stress = NOMINAL
     weights: Sequence[float] | None = None
+    linger: int | None = None
 
 
 @dataclass
@@ -39,9 +41,9 @@ class Trajectory:
     Attributes:
         trial: What was asked for.
         number: Which of the trials that is, from 0.
-        terminated: Ended because the task was done.
         observation: (T, D); (T + 1, D) where the last frame is observed too.
         skill: As many.
+        severity: As many.
         action: (T, A) as the agent gave it.
         reward: (T, 3).
         success: (T,) bool.
@@ -52,9 +54,9 @@ class Trajectory:
 
     trial: Trial
     number: int = 0
-    terminated: bool = False
     observation: list[np.ndarray] = field(default_factory=list)
     skill: list[int] = field(default_factory=list)
+    severity: list[float] = field(default_factory=list)
     action: list[np.ndarray] = field(default_factory=list)
     reward: list[np.ndarray] = field(default_factory=list)
     success: list[bool] = field(default_factory=list)
@@ -71,6 +73,18 @@ class Trajectory:
     def succeeded(self) -> bool:
         """Whether the task was done at any step."""
         return any(self.success)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial asks for no more steps, however much time is left."""
+        linger = self.trial.linger
+        return linger is not None and self.succeeded and len(self.success) >= self.steps + linger
+
+    def observe(self, seen: Observed, robot: int) -> None:
+        """Appends what one of the robots observed."""
+        self.observation.append(seen.observation[robot])
+        self.skill.append(int(seen.skill[robot]))
+        self.severity.append(float(seen.severity[robot]))
 
     @property
     def value(self) -> np.ndarray:
@@ -97,23 +111,21 @@ class ClosedLoop:
         agent: Agent,
         trials: Iterable[Trial],
         *,
-        until_success: bool = False,
         keep_frames: bool = False,
-        final: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
+        final: Callable[..., Observed] | None = None,
     ) -> None:
         """Begins an episode in every environment.
 
         Args:
-            env: From ``make_vector_env``.
+            env: From ``make_vector_env``, with ``linger=None``: trials say when to end.
             agent: Drives the robots; reset here.
             trials: The episodes. When they run out, environments idle.
-            until_success: Whether to end episodes at success that the environment would not.
             keep_frames: Whether to keep the pictures.
             final: Observes an episode's last frame, for learning: ``PolicyAgent.glance``.
         """
         self._final = final
         self._env, self._agent, self._trials = env, agent, enumerate(trials)
-        self._keep, self._until_success = keep_frames, until_success
+        self._keep = keep_frames
         count = env.num_envs
         self._running: list[Trajectory | None] = [None] * count
         self._first = np.ones(count, bool)
@@ -159,8 +171,7 @@ class ClosedLoop:
         )
         for index, running in enumerate(self._running):
             if running is not None:
-                running.observation.append(decision.observation[index])
-                running.skill.append(int(decision.skill[index]))
+                running.observe(decision.observed, index)
                 running.action.append(decision.action[index])
                 if self._keep:
                     running.frames.append(images[index].copy())
@@ -178,9 +189,8 @@ class ClosedLoop:
             running.success.append(bool(info["success"][index]))
             running.energy_j.append(float(info["energy_j"][index]))
             running.damages.append(int(info["damages"][index]))
-            over[index] |= self._until_success and running.success[-1]
+            over[index] |= running.finished
             if over[index]:
-                running.terminated = bool(terminated[index])
                 finished.append(running)
         if over.any():
             if self._final is not None:
@@ -192,13 +202,12 @@ class ClosedLoop:
         """Adds the observation after the last action, which learning bootstraps from."""
         if not finished:
             return
-        observation, skill = self._final(
+        seen = self._final(
             self._observation["image"], self._observation["proprio"], self._previous, self._first
         )
         for index, running in enumerate(self._running):
             if running is not None and over[index]:
-                running.observation.append(observation[index])
-                running.skill.append(int(skill[index]))
+                running.observe(seen, index)
 
 
 def run_episodes(
@@ -206,7 +215,6 @@ def run_episodes(
     agent: Agent,
     trials: Sequence[Trial],
     *,
-    until_success: bool = False,
     keep_frames: bool = False,
     finished: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
@@ -216,14 +224,13 @@ def run_episodes(
         env: From ``make_vector_env``.
         agent: Drives the robots.
         trials: The episodes.
-        until_success: Whether to end episodes at success that the environment would not.
         keep_frames: Whether to keep the pictures.
         finished: Called with each trajectory as soon as it is over.
 
     Returns:
         Trajectories in the order of the trials.
     """
-    loop = ClosedLoop(env, agent, trials, until_success=until_success, keep_frames=keep_frames)
+    loop = ClosedLoop(env, agent, trials, keep_frames=keep_frames)
     runs: dict[int, Trajectory] = {}
     while not loop.idle:
         for trajectory in loop.step():

@@ -77,9 +77,7 @@ class Dial:
             name: compared(published, self._scripted)
             if name == settings.preset
             else self._compared(
-                self._suite.run(
-                    name, self._policy, self._suite.trials(weights=weights), until_success=True
-                )
+                self._suite.run(name, self._policy, self._suite.trials(weights=weights, linger=0))
             )
             for name, weights in settings.presets.items()
         }
@@ -97,9 +95,11 @@ class Dial:
         """
         first, *_, last = [*settings.presets.values()] * 2
         preferences = np.linspace(first, last, count).round(6).tolist()
-        trials = [self._suite.trials(positions, weights=weights) for weights in preferences]
+        trials = [
+            self._suite.trials(positions, weights=weights, linger=0) for weights in preferences
+        ]
         every = [trial for asked in trials for trial in asked]
-        runs = self._suite.run(f"{count} preferences", self._policy, every, until_success=True)
+        runs = self._suite.run(f"{count} preferences", self._policy, every)
         rows = []
         for weights, asked in zip(preferences, trials, strict=True):
             mine, runs = runs[: len(asked)], runs[len(asked) :]

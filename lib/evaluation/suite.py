@@ -18,13 +18,14 @@ from lib.sim.vector import make_vector_env
 
 MOMENTS = 8  # pictures of an episode on the sheet
 AFTER_SUCCESS = 10  # steps that a film goes on
+BLIND_ENVS = 4  # without pictures there is no batch to fill, and each takes a while to start
 
 
 class Suite:
     """Test positions, and environments that are started once for all that runs on them.
 
-    Every episode goes on to the horizon, so that success at its last step can be told too. Agents
-    that look at nothing run where nothing is rendered.
+    Episodes go on to the horizon, so that success at its last step can be told too, unless a trial
+    asks for less. Agents that look at nothing run where nothing is rendered.
     """
 
     def __init__(self, num_envs: int, seeds: Sequence[int], **options: Any) -> None:
@@ -36,9 +37,10 @@ class Suite:
             **options: Arguments of ``make_env``.
         """
         self._seeds = list(seeds)
+        counts = {True: num_envs, False: min(num_envs, BLIND_ENVS)}
         self._environments = {
-            pixels: make_vector_env(num_envs, **options, render=pixels, linger=None)
-            for pixels in (False, True)
+            pixels: make_vector_env(count, **options, render=pixels, linger=None)
+            for pixels, count in counts.items()
         }
 
     def close(self) -> None:
@@ -52,7 +54,6 @@ class Suite:
         agent: Agent,
         trials: Sequence[Trial] | None = None,
         *,
-        until_success: bool = False,
         films: Films | None = None,
     ) -> list[Trajectory]:
         """Runs an agent.
@@ -61,7 +62,6 @@ class Suite:
             name: For the log.
             agent: Drives the robots.
             trials: Episodes; by default one on each position.
-            until_success: Whether episodes end at success, where nobody asks what comes after it.
             films: Takes the pictures that it wants; they are rendered for that.
 
         Returns:
@@ -72,7 +72,6 @@ class Suite:
             env,
             agent,
             self.trials() if trials is None else trials,
-            until_success=until_success,
             keep_frames=films is not None,
             finished=films.take if films else lambda trajectory: None,
         )
@@ -85,7 +84,7 @@ class Suite:
 
         Args:
             count: Only on the first so many of them.
-            **asked: Stress or weights of each.
+            **asked: Stress, weights or linger of each.
         """
         return [Trial(seed, **asked) for seed in self._seeds[:count]]
 
@@ -108,13 +107,13 @@ class Suite:
             for kind in STRESS_KINDS
         ]
         trials = [
-            self.trials(row["positions"], stress=Stress(**{row["kind"]: row["severity"]}))
+            self.trials(row["positions"], stress=Stress(**{row["kind"]: row["severity"]}), linger=0)
             for row in rows
         ]
         # All at once, so that no environment idles while the last episode of a kind goes on.
         every = [trial for asked in trials for trial in asked]
         for name, agent in agents.items():
-            runs = iter(self.run(f"{name}, stressed", agent, every, until_success=True))
+            runs = iter(self.run(f"{name}, stressed", agent, every))
             for row, asked in zip(rows, trials, strict=True):
                 done = [next(runs).succeeded for _ in asked]
                 row[name] = round(float(np.mean(done)), 6)

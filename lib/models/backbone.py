@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.models.product import Linear
+
 LEVELS = ("p3", "p4", "p5")  # strides 8, 16 and 32
 
 # Image intensities in [0, 1] are centred and scaled alike in every channel: rendered scenes do
@@ -263,7 +265,7 @@ class ProjectionHead(nn.Module):
         """
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(in_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out)
+            Linear(in_features, hidden), nn.ReLU(inplace=True), Linear(hidden, out)
         )
 
     def forward(self, features_BD: Tensor) -> Tensor:

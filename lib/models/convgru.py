@@ -8,8 +8,6 @@ With z_t the features of a level, a_t the action taken on seeing them, and a_{-1
     h_t      = cell([z_t, a_{t-1}], h_{t-1})
     z^_{t+1} = z_t + residual([h_t, a_t])
 
-On the CPU, ``ConvGRU.rollout`` runs small maps with fewer multiplications: ``recurrence``.
-
 Tensor suffixes: T time, B batch, C channels, H height, W width, A action dimensions.
 """
 
@@ -17,8 +15,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-
-from lib.models import recurrence
 
 
 def append_action(maps: Tensor, action: Tensor) -> Tensor:
@@ -214,8 +210,6 @@ class ConvGRU(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Run one level over (T, B, C, H, W) features; see ``rollout``."""
         cell, residual = self.cells[name], self.residuals[name]
-        if recurrence.pays(z):
-            return recurrence.rollout(cell, residual, z, previous, warmup)
         steps, batch, _, *size = z.shape
         real = z[:warmup]
         inputs = append_action(real, previous[:warmup]).flatten(0, 1)

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.models.product import Linear, product, takes
+
 # Bounds of the Gaussian's log standard deviation, as in Spinning Up and CleanRL.
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -35,6 +37,8 @@ class EnsembleLinear(nn.Module):
 
     def forward(self, x_NBI: Tensor) -> Tensor:
         """Map (N, B, inputs) to (N, B, outputs), layer n to slice n."""
+        if takes(x_NBI, self.weight):
+            return product(x_NBI, self.weight) + self.bias
         return torch.baddbmm(self.bias, x_NBI, self.weight)
 
 
@@ -84,10 +88,10 @@ class HydraActor(nn.Module):
         layers: list[nn.Module] = []
         inputs = obs_dim + condition_dim
         for width in hidden:
-            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU()]
+            layers += [Linear(inputs, width), nn.LayerNorm(width), nn.ReLU()]
             inputs = width
         self.trunk = nn.Sequential(*layers)
-        self.heads = nn.Linear(inputs, num_skills * 2 * action_dim)
+        self.heads = Linear(inputs, num_skills * 2 * action_dim)
 
     def forward(
         self, obs_BD: Tensor, condition_BK: Tensor, skill_B: Tensor
@@ -232,7 +236,7 @@ class HydraCritic(nn.Module):
 
     def some(
         self,
-        members: Tensor,
+        members: slice,
         obs_BD: Tensor,
         condition_BK: Tensor,
         action_BA: Tensor,
@@ -241,7 +245,7 @@ class HydraCritic(nn.Module):
         """Values by some critics only: ``self(...)[members]`` without the work of the others.
 
         Args:
-            members: (M,) indices into the ensemble.
+            members: M neighbours in the ensemble; a slice of its weights is no copy.
             obs_BD: As in ``forward``, like all that follow.
             condition_BK: Condition vectors.
             action_BA: Actions.

@@ -8,6 +8,7 @@ Tensor suffixes: B batch, N steps, D features, P proprioception, A action.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from lib.perception.encoder import load_backbone
 from lib.perception.memory import SpatialMemory
 from lib.perception.segmenter import Autocast, load_segmenter
 from lib.perception.store import load_frames
+from lib.perception.watch import Watch
 from lib.ridge import principal_axes
 
 CLIP = 5.0  # standard deviations
@@ -40,12 +42,24 @@ class Percepts:
         vision: (B, D) flattened backbone features.
         memory: (B, D) flattened RNN state.
         skill: (B,) indices from the router.
+        severity: (B,) in [0, 1], how far what was last foreseen was from what came.
     """
 
     direct: np.ndarray
     vision: np.ndarray
     memory: np.ndarray
     skill: np.ndarray
+    severity: np.ndarray
+
+
+@dataclass
+class _Remembered:
+    """What is known of the robots from the frames before."""
+
+    memory: dict[str, Tensor]
+    had_hold: np.ndarray
+    proprio: np.ndarray
+    watch: Watch
 
 
 class Perception:
@@ -63,9 +77,7 @@ class Perception:
         self.backbone = load_backbone()
         self.memory = SpatialMemory(backbone_digest=self.backbone.digest)
         self.segmenter, self.router = load_segmenter(autocast)
-        self._state: dict[str, Tensor] | None = None
-        self._had_hold: np.ndarray | None = None
-        self._proprio: np.ndarray | None = None
+        self._last: _Remembered | None = None
 
     def digests(self) -> dict[str, str]:
         """Returns the digest of each checkpoint of the stack, by the file's name."""
@@ -74,15 +86,14 @@ class Perception:
 
     def reset(self) -> None:
         """Forgets everything; the next call may have another batch size."""
-        self._state = self._had_hold = self._proprio = None
+        self._last = None
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Lets calls inside the block look without remembering."""
-        # States are replaced, never changed in place, so holding on to them is enough.
-        before = self._state, self._had_hold, self._proprio
+        before = copy.deepcopy(self._last)
         yield
-        self._state, self._had_hold, self._proprio = before
+        self._last = before
 
     def __call__(
         self,
@@ -120,27 +131,32 @@ class Perception:
             previous_action_BA: Action that led to the frame.
             first_B: Whether the frame is the first of its episode.
         """
-        had_hold = np.zeros(len(first_B), bool) if self._had_hold is None else self._had_hold
+        features = {level: features[level] for level in self.memory.levels}
+        action_BA = torch.as_tensor(previous_action_BA)
+        last = self._last
+        had_hold = last.had_hold & ~first_B if last else np.zeros(len(first_B), bool)
         to_handle = self.router.to_handle(geometry_BG, proprio_BP)
-        skill, self._had_hold = self.router.route(to_handle, had_hold & ~first_B)
-        going_on_B1 = ~first_B[:, None]
-        before_BP = proprio_BP if self._proprio is None else self._proprio
-        motion_BP = going_on_B1 * (proprio_BP - before_BP)
-        self._proprio = proprio_BP.copy()
-        self._state = self.memory.step(
-            features,
-            torch.as_tensor(previous_action_BA),
-            self._state,
-            torch.as_tensor(first_B),
+        skill, has_hold = self.router.route(to_handle, had_hold)
+        state = self.memory.step(
+            features, action_BA, last.memory if last else None, torch.as_tensor(first_B)
         )
-        seen = [features[level].flatten(1) for level in self.memory.levels]
-        remembered = [self._state[level].flatten(1) for level in self.memory.levels]
+        if last:
+            watch = last.watch
+            watch.follow(self.memory, features, state, action_BA, first_B)
+        else:
+            watch = Watch(features, state, action_BA.shape[1])
+        going_on_B1 = ~first_B[:, None]
+        motion_BP = going_on_B1 * (proprio_BP - (last.proprio if last else proprio_BP))
+        self._last = _Remembered(state, has_hold, proprio_BP.copy(), watch)
+        seen = [x.flatten(1) for x in features.values()]
+        remembered = [state[level].flatten(1) for level in features]
         moved = [proprio_BP, motion_BP, going_on_B1 * previous_action_BA]
         return Percepts(
             direct=np.concatenate([*moved, to_handle, geometry_BG], 1).astype(np.float32),
             vision=torch.cat(seen, 1).numpy(),
             memory=torch.cat(remembered, 1).numpy(),
             skill=skill.astype(np.int64),
+            severity=watch.severity.copy(),
         )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.agent.agents import PolicyAgent
+from lib.agent.agents import Observed, PolicyAgent
 from lib.agent.closed_loop import ClosedLoop, Trajectory, Trial
 from lib.condition import CONDITION_DIM, ConditionVector, condition_batch
 from lib.console import say, track
@@ -38,9 +38,7 @@ from lib.training.replay import Batch, Replay
 ACTOR_TAU = 0.002  # averaging of the actor that is published: over some 500 updates
 
 
-def record(
-    dataset: Dataset, observations: np.ndarray, skills: np.ndarray, settings: Policy
-) -> Replay:
+def record(dataset: Dataset, seen: Observed, settings: Policy) -> Replay:
     """Turns recorded episodes into transitions.
 
     Successful episodes also give the expert's clean actions to clone; from failures only the
@@ -48,18 +46,18 @@ def record(
 
     Args:
         dataset: Holds ``actions``, ``vector_rewards``, ``dones`` and ``labels/expert_action``.
-        observations: (N, D) of every step.
-        skills: (N,) of every step, as the router saw them.
+        seen: What the agent would have observed at every step.
         settings: Returns and discount.
     """
     arrays = dataset.arrays
-    replay = Replay(len(dataset), observations.shape[1], settings.n_step, settings.gamma)
+    replay = Replay(len(dataset), seen.observation.shape[1], settings.n_step, settings.gamma)
     for episode in dataset.episodes:
         rows = episode.rows
         worth_cloning = episode.tags["success"]
         replay.add(
-            observations[rows],
-            skills[rows],
+            seen.observation[rows],
+            seen.skill[rows],
+            seen.severity[rows],
             arrays["actions"][rows],
             arrays["vector_rewards"][rows],
             bool(arrays["dones"][rows][-1]),
@@ -129,7 +127,7 @@ def draw_conditions(
 
     Args:
         batch: Transitions.
-        base: Everything but skill and preference.
+        base: Everything but skill, preference and novelty.
         settings: The presets.
         rng: Source of randomness.
 
@@ -137,8 +135,8 @@ def draw_conditions(
         Conditions now (B, CONDITION_DIM), conditions next, and the weights (B, K).
     """
     weights = draw_preferences(len(batch), settings, rng)
-    now = condition_batch(base, batch.skill.numpy(), weights)
-    after = condition_batch(base, batch.next_skill.numpy(), weights)
+    now = condition_batch(base, batch.skill.numpy(), weights, batch.severity.numpy())
+    after = condition_batch(base, batch.next_skill.numpy(), weights, batch.next_severity.numpy())
     return (
         torch.from_numpy(now),
         torch.from_numpy(after),
@@ -169,13 +167,14 @@ class Learner:
         Args:
             actor: Trained in place.
             obs_dim: Features of an observation.
-            condition: Everything but skill and preference.
+            condition: Everything but skill, preference and novelty.
             settings: The recipe.
             safety: Clipping and NaN guard.
-            autocast: Context in which the critics' trunks run. The actor keeps full precision.
+            autocast: Context in which the trunks run; heads and probabilities keep full precision.
         """
         self.actor, self.settings, self.condition = actor, settings, condition
         self._autocast = autocast
+        _keep_freed_memory()
         self.critic = HydraCritic(
             obs_dim,
             CONDITION_DIM,
@@ -193,11 +192,12 @@ class Learner:
         # Actor and critics come to rest: at a constant rate the policy wavers to the end.
         total = settings.offline_steps + round(settings.online_steps * settings.updates_per_step)
         rest = {"schedule": hold_then_fall(total, settings.lr_hold)}
-        self._actor_step = Optimizer("policy", actor.parameters(), settings.lr, safety, **rest)
+        self._actor_step = Optimizer(
+            "policy", [*actor.parameters(), self.log_temperature], settings.lr, safety, **rest
+        )
         self._critic_step = Optimizer(
             "policy", self.critic.parameters(), settings.lr, safety, **rest
         )
-        self._temperature_step = Optimizer("policy", [self.log_temperature], settings.lr, safety)
         self._rng = np.random.default_rng(int(torch.randint(2**31, ())))
         self.updates = 0
 
@@ -232,11 +232,13 @@ class Learner:
         self, batch: Batch, now: Tensor, after: Tensor, weights_BK: Tensor, temperature: Tensor
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            action, log_prob, _ = self.actor.sample(batch.next_obs, after, batch.next_skill)
             # The worse of two critics by w . Q, and its whole vector: a minimum per objective
-            # would mix critics that disagree about what the action leads to.
-            pair = torch.from_numpy(self._rng.choice(self.settings.critics, 2, replace=False))
+            # would mix critics that disagree about what the action leads to. Neighbours, because a
+            # slice costs no copy of their weights.
+            first = int(self._rng.integers(self.settings.critics - 1))
+            pair = slice(first, first + 2)
             with self._autocast():
+                action, log_prob, _ = self.actor.sample(batch.next_obs, after, batch.next_skill)
                 q_2BK = self.target.some(pair, batch.next_obs, after, action, batch.next_skill)
             worse_B = (q_2BK * weights_BK).sum(-1).argmin(0)
             next_q_BK = q_2BK[worse_B, torch.arange(len(worse_B))]
@@ -257,18 +259,27 @@ class Learner:
     def _actor_losses(
         self, batch: Batch, now: Tensor, weights_BK: Tensor, temperature: Tensor
     ) -> dict[str, Tensor]:
-        action, log_prob, mode = self.actor.sample(batch.obs, now, batch.skill)
         self.critic.requires_grad_(False)
         with self._autocast():
+            action, log_prob, mode = self.actor.sample(batch.obs, now, batch.skill)
             q_NBK = self.critic(batch.obs, now, action, batch.skill)
         self.critic.requires_grad_(True)
         q_B = (q_NBK.mean(0) * weights_BK).sum(-1)
         actor = sac.actor_loss(log_prob, q_B, temperature, scale=True)
         cloning = sac.behaviour_cloning_loss(mode, batch.expert, batch.has_expert)
-        self._actor_step.step(actor + self.cloning_weight() * cloning)
         loss = sac.temperature_loss(self.log_temperature, log_prob, self.settings.target_entropy)
-        self._temperature_step.step(loss)
+        # They share no weights: one step for actor and temperature is one for each.
+        self._actor_step.step(actor + self.cloning_weight() * cloning + loss)
         return {"actor": actor, "bc": cloning, "temperature": loss, "q": q_B.mean()}
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc keep what an update frees, instead of a page fault for every page of the next.
+
+    It returns freed blocks to the system above a size that follows the largest one freed so far,
+    up to 32 MB (mallopt(3), M_MMAP_THRESHOLD). Elsewhere this does nothing.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 @torch.no_grad()
@@ -316,7 +327,7 @@ def reinforce(
         validate: Runs the agent under a preference on validation positions.
         settings: The recipe.
         safety: Clipping and NaN guard.
-        autocast: Context in which the critics' trunks run.
+        autocast: Context in which the trunks run.
 
     Returns:
         Weights of the best actor by validation, never worse than the clone; a row a validation;
@@ -366,7 +377,12 @@ def reinforce(
         f"x{steps_each} steps",
     )
     trials = (
-        Trial(seeds(i), weights=draw_preferences(1, settings, rng)[0].tolist())
+        Trial(
+            seeds(i),
+            weights=draw_preferences(1, settings, rng)[0].tolist(),
+            # The long ones teach that the drawer stays open, the short ones cost fewer steps.
+            linger=int(rng.integers(-(-settings.linger // 3), settings.linger + 1)),
+        )
         for i in itertools.count()
     )
     for done in bar:
@@ -412,12 +428,19 @@ def _remember(online: Replay, trajectory: Trajectory) -> None:
     hold goes on, or the robot would learn to let the drawer slam and bounce back.
     """
     observation, skill = np.stack(trajectory.observation), np.array(trajectory.skill)
+    severity = np.array(trajectory.severity)
     action, reward = np.stack(trajectory.action), np.stack(trajectory.reward)
     done = trajectory.steps - 1  # the step of the first success, if there is one
     if not all(trajectory.success[done:]):
-        online.add(observation, skill, action, reward, False)
+        online.add(observation, skill, severity, action, reward, False)
         return
-    until, after = slice(done + 1), slice(done + 1, None)
-    online.add(observation[until], skill[until], action[until], reward[until], True)
-    if len(action[after]):
-        online.add(observation[after], skill[after], action[after], reward[after], False)
+    for part, terminated in ((slice(done + 1), True), (slice(done + 1, None), False)):
+        if len(action[part]):
+            online.add(
+                observation[part],
+                skill[part],
+                severity[part],
+                action[part],
+                reward[part],
+                terminated,
+            )

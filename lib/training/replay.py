@@ -19,24 +19,28 @@ class Batch:
     Attributes:
         obs: (B, D).
         skill: (B,).
+        severity: (B,) how surprising the situation was, in [0, 1].
         action: (B, A).
         reward: (B, K) discounted sum over up to n steps.
         discount: (B,) gamma to the number of steps.
         terminated: (B,) whether the task was done within them.
         next_obs: (B, D).
         next_skill: (B,).
+        next_severity: (B,).
         expert: (B, A) what the expert would have done.
         has_expert: (B,) whether that is known, and of an episode worth cloning.
     """
 
     obs: Tensor
     skill: Tensor
+    severity: Tensor
     action: Tensor
     reward: Tensor
     discount: Tensor
     terminated: Tensor
     next_obs: Tensor
     next_skill: Tensor
+    next_severity: Tensor
     expert: Tensor
     has_expert: Tensor
 
@@ -98,12 +102,14 @@ class Replay:
         self._arrays = {
             "obs": np.zeros((capacity, obs_dim), np.float32),
             "skill": np.zeros(capacity, np.int64),
+            "severity": np.zeros(capacity, np.float32),
             "action": np.zeros((capacity, 4), np.float32),
             "reward": np.zeros((capacity, objectives), np.float32),
             "discount": np.zeros(capacity, np.float32),
             "terminated": np.zeros(capacity, bool),
             "next_obs": np.zeros((capacity, obs_dim), np.float32),
             "next_skill": np.zeros(capacity, np.int64),
+            "next_severity": np.zeros(capacity, np.float32),
             "expert": np.zeros((capacity, 4), np.float32),
             "has_expert": np.zeros(capacity, bool),
         }
@@ -112,6 +118,7 @@ class Replay:
         self,
         obs: np.ndarray,
         skill: np.ndarray,
+        severity: np.ndarray,
         action_TA: np.ndarray,
         reward_TK: np.ndarray,
         terminated: bool,
@@ -122,6 +129,7 @@ class Replay:
         Args:
             obs: (T, D) or (T + 1, D).
             skill: (T,) or (T + 1,).
+            severity: (T,) or (T + 1,).
             action_TA: Executed actions.
             reward_TK: Rewards.
             terminated: Whether it ended because the task was done.
@@ -135,12 +143,14 @@ class Replay:
         values = {
             "obs": obs[:count],
             "skill": skill[:count],
+            "severity": severity[:count],
             "action": action_TA[:count],
             "reward": reward,
             "discount": discount,
             "terminated": done,
             "next_obs": obs[follow],
             "next_skill": skill[follow],
+            "next_severity": severity[follow],
             "expert": action_TA[:count] if expert_TA is None else expert_TA[:count],
             "has_expert": np.full(count, expert_TA is not None),
         }

@@ -1,0 +1,65 @@
+"""Products of NumPy's BLAS have torch's values and gradients, and the arithmetic is pinned."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lib import arithmetic
+from lib.models.product import Linear, product
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((7, 13), (13, 5)), ((256, 190), (190, 256)), ((4, 256, 190), (4, 190, 64)), ((1, 3), (3, 2))],
+)
+def test_values_and_gradients_are_those_of_torch(shapes):
+    """The large ones are shared by two threads; float64 is the judge."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(s, generator=generator, requires_grad=True) for s in shapes)
+    exact = [x.detach().double().requires_grad_() for x in (a, b)]
+    found, truth = product(a, b), exact[0] @ exact[1]
+    weights = torch.randn(truth.shape, generator=generator)
+    (found * weights).sum().backward()
+    (truth * weights).sum().backward()
+    pairs = ((found, truth), (a.grad, exact[0].grad), (b.grad, exact[1].grad))
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_an_expanded_batch_is_multiplied_member_by_member():
+    x, w = torch.randn(5, 3), torch.randn(4, 3, 2)
+    torch.testing.assert_close(product(x.expand(4, 5, 3), w), x @ w)
+
+
+def test_the_layer_is_torch_s_layer():
+    layer = Linear(6, 4)
+    theirs = torch.nn.Linear(6, 4)
+    theirs.load_state_dict(layer.state_dict())
+    x = torch.randn(9, 6)
+    torch.testing.assert_close(layer(x), theirs(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16  # native arithmetic keeps its speed
+
+
+@pytest.mark.skipif(not arithmetic.X86, reason="pinned on x86 only")
+def test_stages_pin_the_arithmetic_whatever_the_user_has_set():
+    code = (
+        "import stages, torch; from lib import arithmetic; assert arithmetic.is_portable(); "
+        "print(torch.backends.cpu.get_cpu_capability())"
+    )
+    env = {**os.environ, "MKL_CBWR": "AUTO", "OMP_WAIT_POLICY": "active"}
+    env.pop("ATEN_CPU_CAPABILITY", None)
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (out.returncode, out.stdout.strip()) == (0, "AVX2"), out.stderr
+
+
+def test_it_is_refused_to_pin_too_late():
+    code = "import numpy; from lib import arithmetic; arithmetic.pin('portable')"
+    env = {name: v for name, v in os.environ.items() if name not in arithmetic.ALWAYS}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert out.returncode and "before" in out.stderr
