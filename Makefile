@@ -9,7 +9,7 @@ PIP := -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor repro test lint format deps lock clean
+.PHONY: help setup doctor repro verify test lint format deps lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ doctor: $(INSTALLED) ## Check that MuJoCo renders without a display
 
 repro: $(INSTALLED) ## Run the pipeline: what changed, and only that (ARGS="-f vision" goes to dvc repro)
 	@$(BIN)/python -m lib.runner $(ARGS)
+
+verify: $(INSTALLED) ## Run the small preset in a clean clone and compare every out with tests/goldens
+	@$(BIN)/python -m lib.verify $(ARGS)
 
 test: lint ## Lint, then run the tests (ARGS="-n 4" goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
