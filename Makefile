@@ -33,8 +33,8 @@ doctor: $(INSTALLED) ## Check that MuJoCo renders without a display
 repro: $(INSTALLED) ## Run the pipeline: what changed, and only that (ARGS="-f vision" goes to dvc repro)
 	@$(BIN)/python -m lib.runner $(ARGS)
 
-verify: $(INSTALLED) ## Run the small preset in a clean clone and compare every out with tests/goldens
-	@$(BIN)/python -m lib.verify $(ARGS)
+verify: $(INSTALLED) ## Compare the small preset's outs with tests/goldens (CPU=Haswell: under qemu)
+	@$(BIN)/python -m lib.verify $(if $(CPU),--cpu $(CPU)) $(ARGS)
 
 test: lint ## Lint, then run the tests (ARGS="-n 4" goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)

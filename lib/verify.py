@@ -2,6 +2,7 @@
 
     python -m lib.verify                  run the small preset in a clean clone, compare every out
     python -m lib.verify --update         write what came out as what must come out
+    python -m lib.verify --cpu Haswell    a tiny training of each stage, here and emulated
 
 The clone is of HEAD, so that a stranger compares the same thing; what is not committed is not
 looked at. It has a cache of its own, so that every stage really runs.
@@ -83,6 +84,40 @@ def run_small(folder: Path) -> Hashes:
     return hashes_of(folder / "dvc.lock")
 
 
+def probe(cpu: str = "") -> list[str]:
+    """Returns what ``tests.probe`` prints, a line a part.
+
+    Args:
+        cpu: A processor that ``qemu-x86_64`` knows; by default this one.
+
+    Raises:
+        UserError: If the emulator is missing, or it fails.
+    """
+    emulator = ("qemu-x86_64", "-cpu", cpu) if cpu else ()
+    command = (*emulator, sys.executable, "-m", "tests.probe")
+    try:
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError("verify: no qemu-x86_64 here; Debian: apt-get install qemu-user") from None
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"verify: `{' '.join(command)}` failed: {last}")
+    return run.stdout.splitlines()
+
+
+def compare_with(cpu: str) -> int:
+    """Says whether an emulated processor computes as this one does; 0 if so, else 1.
+
+    Args:
+        cpu: Its name for ``qemu-x86_64``.
+    """
+    print(f"A tiny training of each stage on {processor()}, then as {cpu}: about five minutes")
+    here, there = probe(), probe(cpu)
+    for mine, theirs in zip(here, there, strict=True):
+        print(mine, "equal" if mine == theirs else f"differs: {theirs}")
+    return int(here != there)
+
+
 def processor() -> str:
     """Returns the processor's name and its widest vectors, as a person would tell them."""
     try:
@@ -100,11 +135,13 @@ def main(arguments: Sequence[str]) -> int:
     """Compares, or writes the goldens; 0 if all is equal, 1 if not, 2 if it could not be run.
 
     Args:
-        arguments: Nothing, or ``--update``.
+        arguments: Nothing, ``--update``, or ``--cpu`` with a name.
     """
     try:
+        if len(arguments) == 2 and arguments[0] == "--cpu":
+            return compare_with(arguments[1])
         if list(arguments) not in ([], ["--update"]):
-            raise UserError("usage: python -m lib.verify [--update]")
+            raise UserError("usage: python -m lib.verify [--update | --cpu NAME]")
         found = run_small(WORK / "verify")
         count = sum(map(len, found.values()))
         if arguments:
