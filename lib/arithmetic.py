@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from functools import cache
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -56,6 +57,7 @@ def pin(arithmetic: str) -> None:
             os.environ[name] = value
 
 
+@cache  # asked at every product; the libraries, too, look only once
 def is_portable() -> bool:
     """Returns whether this process computes with the portable instructions."""
     return all(os.environ.get(name) == value for name, value in PORTABLE.items())

@@ -42,17 +42,16 @@ def start(settings: Compute, seed: int) -> Fabric:
     # That mode would fill every new tensor with NaN, to show who reads it too early.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
-    native = settings.arithmetic == "native"
-    fast = settings.precision == "auto" and has_fast_bf16()
-    bf16 = native and (settings.precision == "bf16" or fast)
-    precision = "bf16-mixed" if bf16 else "32-true"
+    precision = "bf16-mixed" if _uses_bf16(settings) else "32-true"
     fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=precision)
     fabric.seed_everything(seed, verbose=False)
     say(
         f"device {fabric.device}, {arithmetic_class(settings)}, {settings.threads} threads, "
         f"seed {seed}"
     )
-    if not native and (gpu or torch.backends.cpu.get_cpu_capability() != "AVX2"):
+    if settings.arithmetic == "portable" and (
+        gpu or torch.backends.cpu.get_cpu_capability() != "AVX2"
+    ):
         say("arithmetic: portable holds on x86 processors with AVX2; here other bytes may come out")
     return fabric
 
@@ -66,5 +65,10 @@ def arithmetic_class(settings: Compute) -> str:
     if arithmetic.is_portable() and not torch.cuda.is_available():
         return "portable"
     device = "cuda" if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16())
-    return f"{settings.arithmetic} {device} {'bf16' if bf16 else 'fp32'}"
+    return f"{settings.arithmetic} {device} {'bf16' if _uses_bf16(settings) else 'fp32'}"
+
+
+def _uses_bf16(settings: Compute) -> bool:
+    if settings.arithmetic == "portable":
+        return False
+    return settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16())

@@ -32,11 +32,13 @@ def _multiply(a: np.ndarray, b: np.ndarray) -> Tensor:
     if out.size * a.shape[-1] < WORTH_TWO_THREADS:
         np.matmul(a, b, out=out)
         return torch.from_numpy(out)
+
+    def multiply(part: slice) -> None:
+        np.matmul(a[part], b[part] if b.ndim > 2 else b, out=out[part])
+
     half = len(a) // 2
-    first, second = slice(half), slice(half, None)
-    other = b[second] if b.ndim > 2 else b
-    task = _helper().submit(np.matmul, a[second], other, out=out[second])
-    np.matmul(a[first], b[first] if b.ndim > 2 else b, out=out[first])
+    task = _helper().submit(multiply, slice(half, None))
+    multiply(slice(half))
     task.result()
     return torch.from_numpy(out)
 
