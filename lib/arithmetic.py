@@ -15,7 +15,7 @@ from functools import cache
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
-# MKL has one code path for all processors, and it is slow: lib.models.product goes another way.
+# MKL has one code path for all processors, and it is slow: lib.portable goes another way.
 PORTABLE = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",

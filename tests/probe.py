@@ -27,6 +27,8 @@ from lib.models.backbone import Backbone, ProjectionHead
 from lib.models.convgru import ConvGRU
 from lib.models.unet import UNet
 from lib.params import load_params
+from lib.perception.geometry import geometry_of
+from lib.portable import sqrt
 from lib.ridge import fit_ridge, principal_axes
 from lib.sim.simulation import Simulation
 from lib.sim.tasks import get_task
@@ -89,6 +91,14 @@ def main() -> None:
     for _ in range(STEPS):
         learner.update(replay.sample(256, rng))
     print(f"{'policy':10} {digest([*learner.actor.parameters(), *learner.critic.parameters()])}")
+
+    curve = torch.linspace(-9, 9, 20_000)
+    functions = (torch.exp, torch.tanh, torch.sigmoid, torch.sin, torch.nn.functional.softplus)
+    positive = (torch.log, torch.log1p, torch.rsqrt, sqrt, lambda t: t**0.3)
+    values = [f(t) for t in (curve, curve.double()) for f in functions]
+    values += [f(t) for t in (curve.exp(), curve.double().exp()) for f in positive]
+    print(f"{'functions':10} {digest(values)}")
+    print(f"{'geometry':10} {digest([geometry_of(torch.rand(5, 7, 96, 96))])}")
 
     x = rng.normal(size=(300, 100))
     fitted = fit_ridge(x, x[:, :3] ** 2, 1.0)

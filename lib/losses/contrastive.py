@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.portable import matmul
+
 
 def nt_xent(z1_ND: Tensor, z2_ND: Tensor, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross-entropy between two views of each image.
@@ -44,7 +46,7 @@ def nt_xent(z1_ND: Tensor, z2_ND: Tensor, temperature: float) -> Tensor:
     with torch.autocast(z1_ND.device.type, enabled=False):
         z_MD = torch.cat([z1_ND, z2_ND])
         z_MD = F.normalize(z_MD.to(torch.promote_types(z_MD.dtype, torch.float32)), dim=1)
-        logits_MM = z_MD @ z_MD.T / temperature
+        logits_MM = matmul(z_MD, z_MD.T) / temperature
         num_views = len(z_MD)
         itself_MM = torch.eye(num_views, dtype=torch.bool, device=z_MD.device)
         # View i of the first half belongs to view i + N of the second, and the other way round.

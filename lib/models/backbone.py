@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.models.product import Linear
+from lib.portable import Linear
 
 LEVELS = ("p3", "p4", "p5")  # strides 8, 16 and 32
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.models.product import Linear, product, takes
+from lib.portable import Linear, product, takes
 
 # Bounds of the Gaussian's log standard deviation, as in Spinning Up and CleanRL.
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0

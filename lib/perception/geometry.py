@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lib.episode import PRIMITIVES
+from lib.portable import sqrt
 
 PARTS = ("handle", "gripper", "drawer", "drawer_case")
 EDGE_QUANTILES = (0.05, 0.95)
@@ -41,11 +42,11 @@ def geometry_of(probabilities_BCHW: Tensor) -> Tensor:
         total = columns.sum(1)
         seen = total > 1.0
         safe = total.clamp_min(1.0)
-        x = torch.where(seen, columns @ xs / safe, 0.5)
-        y = torch.where(seen, rows @ ys / safe, 0.5)
+        x = torch.where(seen, (columns * xs).sum(1) / safe, 0.5)
+        y = torch.where(seen, (rows * ys).sum(1) / safe, 0.5)
         left = torch.where(seen, _quantile(columns / safe[:, None], EDGE_QUANTILES[0]), 0.5)
         bottom = torch.where(seen, _quantile(rows / safe[:, None], EDGE_QUANTILES[1]), 0.5)
-        area = torch.where(seen, (total / (height * width)).sqrt(), 0.0)
+        area = torch.where(seen, sqrt(total / (height * width)), 0.0)
         numbers += [x, y, area, left, bottom]
     return torch.stack(numbers, dim=1)
 

@@ -19,6 +19,7 @@ from lib.errors import UserError
 from lib.models.convgru import ConvGRU
 from lib.paths import BACKBONE, SPATIAL_RNN, relative
 from lib.perception.encoder import freeze
+from lib.portable import matmul
 from lib.ridge import principal_axes
 
 AHEAD = 8  # steps that surprise looks back: what goes wrong slowly does not show in one
@@ -150,7 +151,7 @@ class SurpriseScale:
         shares = []
         for level, axes_DK in self.axes.items():
             x_BD = errors[level].flatten(1)
-            along_BK = (x_BD @ axes_DK).square()
+            along_BK = matmul(x_BD, axes_DK).square()
             # What the axes leave; rounding must not make it negative.
             left_B = (x_BD.square().sum(1) - along_BK.sum(1)).clamp_min(0)
             each, rest = self.variances[level][:-1], self.variances[level][-1]

@@ -26,6 +26,7 @@ from lib.perception.memory import SpatialMemory
 from lib.perception.segmenter import Autocast, load_segmenter
 from lib.perception.store import load_frames
 from lib.perception.watch import Watch
+from lib.portable import matmul
 from lib.ridge import principal_axes
 
 CLIP = 5.0  # standard deviations
@@ -256,5 +257,5 @@ class Projector:
         parts = [direct]
         for name in ("vision", "memory"):
             x = torch.from_numpy(getattr(percepts, name)).float() - t[f"{name}_mean"]
-            parts.append(x @ t[f"{name}_components"])
+            parts.append(matmul(x, t[f"{name}_components"]))
         return torch.cat(parts, 1).clamp(-CLIP, CLIP).numpy()

@@ -32,6 +32,7 @@ from lib.manifest import Dataset
 from lib.models.hydra import HydraActor, HydraCritic
 from lib.params import Policy, Safety
 from lib.perception.segmenter import Autocast
+from lib.portable import sqrt
 from lib.training.loop import Curve, Optimizer, fit, hold_then_fall
 from lib.training.replay import Batch, Replay
 
@@ -253,7 +254,7 @@ class Learner:
         if self._variance_K is None:
             self._variance_K = variance_K
         self._variance_K = self._variance_K.lerp(variance_K, self.settings.tau)
-        spread_K = self._variance_K.sqrt()
+        spread_K = sqrt(self._variance_K)
         return {"critic": sac.critic_loss(q_NBK / spread_K, target_BK / spread_K)}
 
     def _actor_losses(

@@ -1,4 +1,8 @@
-"""Matrix products that are the same on every processor, and fast.
+"""Matrix products and square roots that are the same on every processor.
+
+``lib.arithmetic`` chooses the instructions of the numerical libraries; what is here goes round
+MKL, which torch calls for products and for ``torch.sqrt``, and which heeds no such choice. Nothing
+else in ``lib`` may call either (tests/test_portable.py).
 
 torch multiplies matrices by MKL, whose only code path that all x86 processors share runs at a fifth
 of their speed. NumPy brings OpenBLAS, whose AVX2 kernels are the same everywhere once they are
@@ -81,6 +85,32 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         (..., B, O).
     """
     return _Product.apply(a, b)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Multiplies matrices by ``product`` where that is the way, else as torch does.
+
+    Args:
+        a: (B, I).
+        b: (I, O).
+
+    Returns:
+        (B, O).
+    """
+    return product(a, b) if takes(a, b) else a @ b
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """Returns square roots, within one unit in the last place.
+
+    ``torch.sqrt`` on a CPU is MKL's, which starts from the processor's own approximation of the
+    inverse root (RSQRT): its last bit is another one on Intel than on AMD. ``torch.rsqrt`` rounds
+    as IEEE 754 asks.
+
+    Args:
+        x: 0 or more, floating point.
+    """
+    return x.rsqrt().reciprocal()
 
 
 class Linear(nn.Linear):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from lib import arithmetic
-from lib.models.product import Linear, product
+from lib.paths import ROOT
+from lib.portable import Linear, product, sqrt
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,34 @@ def test_it_is_refused_to_pin_too_late():
     env = {name: v for name, v in os.environ.items() if name not in arithmetic.ALWAYS}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert out.returncode and "before" in out.stderr
+
+
+def test_roots_are_those_of_torch_and_zero_stays_zero():
+    x = torch.cat([torch.zeros(1), torch.rand(1000), 1e6 * torch.rand(1000)])
+    torch.testing.assert_close(sqrt(x), x.double().sqrt().float(), rtol=1.2e-7, atol=0)
+
+
+MKL_ROOT = re.compile(r"torch\.sqrt\(|\.sqrt\(\)|\*\* 0\.5")
+    r"torch\.sqrt\(|\.sqrt\(\)|\*\* 0\.5|\.linalg\.(?!norm|solve|eigh)|\.mm\(|\.mv\("
+)
+
+
+def test_nothing_calls_mkl_s_roots():
+    """They differ from processor to processor, and only a second processor would tell."""
+    for path in [*ROOT.glob("lib/**/*.py"), *ROOT.glob("stages/*.py")]:
+        assert not MKL_ROOT.search(path.read_text()), path
+
+
+@pytest.mark.skipif(not arithmetic.X86, reason="pinned on x86 only")
+def test_a_step_of_every_stage_is_what_it_was_elsewhere_and_multiplies_without_mkl():
+    """The hashes were equal on several processors: see docs/reproducibility.md."""
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.probe"],
+        cwd=ROOT,
+        env={**os.environ, "MKL_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "MKL_VERBOSE" not in run.stdout
+    assert run.stdout == (ROOT / "tests" / "goldens" / "probe.txt").read_text()
