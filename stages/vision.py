@@ -11,6 +11,7 @@ from lib.evaluation.figures import neighbour_sheet, probe_scatter
 from lib.evaluation.probe import neighbours, probe
 from lib.files import write_csv, write_json
 from lib.manifest import load_dataset
+from lib.models.folding import folded
 from lib.params import load_params
 from lib.paths import BACKBONE, FEATURES, METRICS, PLOTS
 from lib.perception.encoder import encode_all, freeze, load_backbone
@@ -61,7 +62,9 @@ def main() -> None:
     kept = {level: features[level] for level in settings.feature_levels}
     write_frames(FEATURES, kept, dataset, frozen.digest)
     labelled = load_dataset("policy", ["labels/state"])
-    baseline = encode_all(random, images, [EMBEDDED_LEVEL], "encoding frames, random weights")
+    baseline = encode_all(
+        folded(random), images, [EMBEDDED_LEVEL], "encoding frames, random weights"
+    )
     keep = dataset.rows_of(labelled)
     # Nearly always every picture: no second copy then.
     labelled.arrays["obs/image"] = images if len(keep) == len(images) else images[keep]

@@ -21,8 +21,9 @@ from lib.evaluation.segmentation import (
     stressed_episodes,
 )
 from lib.manifest import Dataset, Reference
+from lib.models.folding import folded
 from lib.models.heuristic import boundary_of
-from lib.models.unet import UNet, folded
+from lib.models.unet import UNet
 from lib.params import load_params
 from lib.perception.segmenter import load_segmenter
 from lib.sim.env import episode_seed

@@ -28,6 +28,7 @@ DYNAMIC = ("misgrasp", "slip", "push", "dynamics")
 EPISODE_QUANTILE = 0.95
 STREAM = "surprise-test"  # the score was chosen on the positions of another one
 HORIZON = 100  # control steps: the expert needs 86
+EVERY = 2  # frames between two whose errors give the covariance: neighbours err alike
 NOMINAL = frozenset({"action_noise"})  # what a nominal episode of phase 1 may carry
 
 
@@ -68,12 +69,13 @@ def calibrate(
     if not train or not valid:
         say("surprise: nominal episodes of one split only, which calibrate alone")
     errors = {}
-    for name, chosen in (("train", train or valid), ("valid", valid or train)):
+    for name, chosen, every in (("train", train or valid, EVERY), ("valid", valid or train, 1)):
         errors[name] = [
             episode_errors(
                 model,
                 normalize({level: torch.from_numpy(x[e.rows]) for level, x in features.items()}),
                 torch.from_numpy(dataset.arrays["actions"][e.rows]),
+                every,
             )
             for e in chosen
         ]

@@ -6,13 +6,11 @@ Paper: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Im
 Tensor suffixes: B batch, C channels or classes, H height, W width.
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def double_conv(inputs: int, outputs: int) -> nn.Sequential:
@@ -88,20 +86,3 @@ class UNet(nn.Module):
         for up, decode, skip_BCHW in zip(self.up, self.decoder, skips[-2::-1], strict=True):
             x_BCHW = decode(torch.cat([up(x_BCHW), skip_BCHW], dim=1))
         return self.boundary_head(x_BCHW), self.primitive_head(x_BCHW)
-
-
-def folded(model: UNet) -> UNet:
-    """Copies a network with every batch normalisation folded into the convolution before it.
-
-    The copy computes what the network computes in evaluation mode, up to rounding, in less time.
-
-    Args:
-        model: Stays as it is.
-    """
-    model = copy.deepcopy(model).eval()
-    for block in [*model.encoder, *model.decoder]:
-        for index, layer in enumerate(block):
-            if isinstance(layer, nn.BatchNorm2d):
-                block[index - 1] = fuse_conv_bn_eval(block[index - 1], layer)
-                block[index] = nn.Identity()
-    return model

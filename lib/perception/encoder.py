@@ -16,6 +16,7 @@ from lib.checkpoint import Checkpoint, load_checkpoint
 from lib.console import track
 from lib.errors import UserError
 from lib.models.backbone import Backbone
+from lib.models.folding import folded
 from lib.paths import BACKBONE, relative
 
 ENCODE_BATCH = 128
@@ -51,7 +52,7 @@ class FrozenBackbone:
         config = checkpoint.config
         model = Backbone(config["size"], config["block"], config["pyramid_channels"])
         model.load_state_dict(checkpoint.part("backbone"))
-        self.model = freeze(model)
+        self.model = freeze(folded(model))
         self.digest = checkpoint.digest
         self.image_size = config["image_size"]
 

@@ -18,8 +18,9 @@ from lib.checkpoint import load_checkpoint
 from lib.console import track
 from lib.episode import PRIMITIVES
 from lib.errors import UserError
+from lib.models.folding import folded
 from lib.models.heuristic import HeuristicSegmenter
-from lib.models.unet import UNet, folded
+from lib.models.unet import UNet
 from lib.paths import SEGMENTER, relative
 from lib.perception.encoder import freeze, to_unit
 from lib.perception.geometry import geometry_of, quadratic

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 
 from lib.episode import PRIMITIVES
+from lib.sim.faces import keep_seen
 from lib.sim.tasks import Camera, Task
 
 HIDDEN_GROUP = 5  # a geom group that no camera draws
@@ -35,7 +36,11 @@ class Scene:
     """Renders one simulation from one camera.
 
     Shadows, reflections and multisampling are off, sites (the goal marker!) are never drawn, and
-    bodies that the camera cannot see are left out.
+    bodies and triangles that the camera never sees are left out.
+
+    Attributes:
+        view: The camera, where ``disturb`` put it.
+        options: What is drawn.
     """
 
     def __init__(
@@ -50,11 +55,11 @@ class Scene:
         """Makes the renderer; needs a working OpenGL.
 
         Args:
-            model: Changed: multisampling off, unseen geoms moved to a hidden group.
+            model: Changed: multisampling off, what is never seen taken out of what is drawn.
             data: Read at each picture.
             task: Camera and labels.
             size: Pixels, square.
-            cull: Leave out the bodies that are never seen (off only to test that).
+            cull: Leave out what is never seen (off to test that, and to find it out).
         """
         self._model, self._data, self._camera = model, data, task.camera
         self._light = model.light_diffuse.copy()
@@ -62,17 +67,21 @@ class Scene:
         self._primitives = primitive_of_geoms(model, task)
         model.vis.quality.offsamples = 0
         model.vis.quality.shadowsize = 0
+        self._hidden = [model.body(name).id for name in task.hidden_bodies]
         if cull:
-            hidden = {model.body(name).id for name in task.hidden_bodies}
-            for geom in range(model.ngeom):
-                if model.geom_bodyid[geom] in hidden:
-                    model.geom_group[geom] = HIDDEN_GROUP
-        self._options = mujoco.MjvOption()
-        self._options.sitegroup[:] = 0
-        self._options.geomgroup[3:] = 0
-        self._view = mujoco.MjvCamera()
+            self.hide_unseen_bodies()
+            keep_seen(model, task.name)
+        self.options = mujoco.MjvOption()
+        self.options.sitegroup[:] = 0
+        self.options.geomgroup[3:] = 0
+        self.view = mujoco.MjvCamera()
         self._renderer = mujoco.Renderer(model, size, size)
         self.disturb(np.ones(3), np.zeros(6))
+
+    def hide_unseen_bodies(self) -> None:
+        """Moves the geoms of the bodies that are never seen to a group that is not drawn."""
+        of_hidden = np.isin(self._model.geom_bodyid, self._hidden)
+        self._model.geom_group[of_hidden] = HIDDEN_GROUP
 
     def disturb(self, light: np.ndarray, camera: np.ndarray) -> None:
         """Sets light and camera of an episode.
@@ -85,14 +94,14 @@ class Scene:
         self._model.vis.headlight.diffuse[:] = self._headlight[0] * light
         self._model.vis.headlight.ambient[:] = self._headlight[1] * light
         pose: Camera = self._camera
-        self._view.azimuth = pose.azimuth + camera[0]
-        self._view.elevation = pose.elevation + camera[1]
-        self._view.distance = pose.distance * (1 + camera[2])
-        self._view.lookat[:] = np.asarray(pose.lookat) + camera[3:]
+        self.view.azimuth = pose.azimuth + camera[0]
+        self.view.elevation = pose.elevation + camera[1]
+        self.view.distance = pose.distance * (1 + camera[2])
+        self.view.lookat[:] = np.asarray(pose.lookat) + camera[3:]
 
     def _render(self) -> np.ndarray:
         scene = self._renderer.scene
-        self._renderer.update_scene(self._data, self._view, self._options)
+        self._renderer.update_scene(self._data, self.view, self.options)
         scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         return self._renderer.render()

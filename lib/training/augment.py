@@ -121,11 +121,15 @@ def shifted(images_BHW3: Tensor, shifts_2B: Tensor) -> Tensor:
 def _pad(images_BHW3: Tensor, shifts_2B: Tensor) -> tuple[Tensor, int]:
     """Repeats the borders as far as the shifts and a blur reach."""
     reach = int(shifts_2B.abs().max())
-    rows, columns = (
-        torch.arange(-reach - 1, side + reach + 1).clamp(0, side - 1)
-        for side in images_BHW3.shape[1:3]
-    )
-    return images_BHW3[:, rows][:, :, columns], reach
+    border = reach + 1
+    batch, height, width, channels = images_BHW3.shape
+    padded = images_BHW3.new_empty(batch, height + 2 * border, width + 2 * border, channels)
+    # Slices rather than indices, which are copied pixel by pixel.
+    inner = padded[:, :, border:-border]
+    inner[:, border:-border] = images_BHW3
+    inner[:, :border], inner[:, -border:] = images_BHW3[:, :1], images_BHW3[:, -1:]
+    padded[:, :, :border], padded[:, :, -border:] = inner[:, :, :1], inner[:, :, -1:]
+    return padded, reach
 
 
 def _blurred(x_HW3: Tensor, variance: float) -> Tensor:
