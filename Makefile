@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+SPEC ?= campaigns/seeds.yaml
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PIP := -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor repro verify test lint format deps lock clean
+.PHONY: help setup doctor repro campaign verify test lint format deps lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +33,9 @@ doctor: $(INSTALLED) ## Check that MuJoCo renders without a display
 
 repro: $(INSTALLED) ## Run the pipeline: what changed, and only that (ARGS="-f vision" goes to dvc repro)
 	@$(BIN)/python -m lib.runner $(ARGS)
+
+campaign: $(INSTALLED) ## Run seeds and variants, a row each in a CSV (SPEC=campaigns/seeds.yaml)
+	@$(BIN)/python -m lib.campaign $(SPEC) $(ARGS)
 
 verify: $(INSTALLED) ## Compare the small preset's outs with tests/goldens (CPU=Haswell: under qemu)
 	@$(BIN)/python -m lib.verify $(if $(CPU),--cpu $(CPU)) $(ARGS)

@@ -153,8 +153,13 @@ def _run_dvc(args: Sequence[str], root: Path, env: Mapping[str, str]) -> int:
         raise
 
 
-def _changed(root: Path, env: Mapping[str, str]) -> set[str]:
-    """Returns the stages that DVC would run now, not counting those that only follow from them."""
+def changed_stages(root: Path, env: Mapping[str, str]) -> set[str]:
+    """Returns the stages that DVC would run now, not counting those that only follow from them.
+
+    Args:
+        root: The repository root.
+        env: Environment of DVC.
+    """
     status = subprocess.run(
         (sys.executable, "-m", "dvc", "status", "--json"),
         cwd=root,
@@ -166,8 +171,12 @@ def _changed(root: Path, env: Mapping[str, str]) -> set[str]:
     return set(json.loads(status.stdout))
 
 
-def _paths(entries: Sequence[str | Mapping[str, Any]]) -> Iterator[PurePosixPath]:
-    """Yields the paths of a ``deps`` or ``outs`` list, whose items may be ``path: {options}``."""
+def paths(entries: Sequence[str | Mapping[str, Any]]) -> Iterator[PurePosixPath]:
+    """Yields the paths of a ``deps`` or ``outs`` list, whose items may be ``path: {options}``.
+
+    Args:
+        entries: The list.
+    """
     for entry in entries:
         yield PurePosixPath(entry if isinstance(entry, str) else next(iter(entry)))
 
@@ -180,13 +189,13 @@ def _with_followers(stages: Mapping[str, Any], changed: set[str]) -> set[str]:
     stale: set[str] = set()
     stale_outs: list[PurePosixPath] = []
     for name, stage in stages.items():
-        deps = _paths(stage.get("deps", []))
+        deps = paths(stage.get("deps", []))
         if name in changed or any(
             dep.is_relative_to(out) or out.is_relative_to(dep) for dep in deps for out in stale_outs
         ):
             stale.add(name)
             for kind in ("outs", "metrics", "plots"):
-                stale_outs += _paths(stage.get(kind, []))
+                stale_outs += paths(stage.get(kind, []))
     return stale
 
 
@@ -292,7 +301,7 @@ def repro(args: Sequence[str], root: Path = ROOT, timings: Path = TIMINGS) -> in
         return code
     try:
         # After a plain success nothing is left to ask, and a second is saved.
-        changed = _changed(root, env) if code or args else set()
+        changed = changed_stages(root, env) if code or args else set()
         stages = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
     except (OSError, subprocess.CalledProcessError):
         return code  # DVC could not read the pipeline and has said why.

@@ -127,7 +127,7 @@ def test_every_headline_names_a_stage_and_its_metrics_file():
     stages = runner.YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     for stage, headline in runner.HEADLINES.items():
         entries = stages[stage].get("outs", []) + stages[stage].get("metrics", [])
-        assert headline.file in map(str, runner._paths(entries)), stage
+        assert headline.file in map(str, runner.paths(entries)), stage
 
 
 def test_interrupt_is_one_line_and_130(repo):
