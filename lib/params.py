@@ -300,6 +300,7 @@ class Evaluate(Section):
 
     seed: Seed
     episodes: Count
+    cloned_episodes: Count
     horizon: Annotated[int, Field(ge=10, le=500)]
     stress_episodes: Count
     stress_severity: Share

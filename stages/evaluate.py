@@ -49,15 +49,18 @@ def main() -> None:
     }
     with closing(Suite(settings.num_envs, seeds, **options)) as suite:
         films = Films(seeds[: settings.videos])
+        # The warm start is a by-product: fewer positions say how good it is.
+        trials = {"cloned": suite.trials(settings.cloned_episodes)}
+        watched = {"policy": films}
         runs = {
-            name: suite.run(name, agent, films=films if name == "policy" else None)
+            name: suite.run(name, agent, trials.get(name), films=watched.get(name))
             for name, agent in agents.items()
         }
         shown = {f"position_{i}": seed for i, seed in enumerate(seeds[: settings.videos])}
         shown["worst"] = films.worst
         expert_films = Films(shown.values())
-        trials = [Trial(seed) for seed in shown.values()]
-        suite.run("scripted, filmed", expert, trials, films=expert_films)
+        filmed = [Trial(seed) for seed in shown.values()]
+        suite.run("scripted, filmed", expert, filmed, films=expert_films)
         summaries = {name: summarise(runs[name], prices) for name in agents}
         dial = Dial(suite, policy, summaries["scripted"], prices)
         presets = dial.presets(params.policy, summaries["policy"])

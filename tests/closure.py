@@ -9,6 +9,8 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = ".npz"
+CODE = (".py", DATA)
 
 
 def module_files(name: str) -> list[Path]:
@@ -38,12 +40,16 @@ def imported(file: Path) -> set[Path]:
 
 
 def closure(file: Path) -> set[str]:
-    """Returns all project files that a script runs when it is imported, itself included."""
+    """Returns all project files that a script runs when it is imported, itself included.
+
+    With a module goes the data file of its name, if it has one.
+    """
     found, queue = {file}, [file]
     while queue:
         for other in imported(queue.pop()) - found:
             found.add(other)
             queue.append(other)
+    found |= {data for path in found if (data := path.with_suffix(DATA)).exists()}
     return {str(path.relative_to(ROOT)) for path in found}
 
 
@@ -60,7 +66,7 @@ def update(text: str) -> str:
             listing = True
             files = closure(ROOT / script) - {script, "stages/__init__.py"}
             lines += [line, *(f"      - {name}" for name in (script, *sorted(files)))]
-        elif listing and line.startswith("      - ") and line.endswith(".py"):
+        elif listing and line.startswith("      - ") and line.endswith(CODE):
             continue
         else:
             listing = listing and line.startswith("      - ")

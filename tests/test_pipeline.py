@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from lib.checkpoint import load_checkpoint, save_checkpoint
 from lib.params import load_params
 from lib.sim.env import DEFAULT_PRICES
-from tests.closure import ROOT, closure
+from tests.closure import CODE, ROOT, closure
 
 GRAPH = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 STAGES = list(GRAPH["stages"])
@@ -40,7 +40,7 @@ def requested_sections(script: Path) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_code_deps_are_exactly_the_imports(stage):
     """Nothing that a stage imports is missing from its deps, and nothing is superfluous."""
-    listed = {d for d in GRAPH["stages"][stage]["deps"] if d.endswith(".py")}
+    listed = {d for d in GRAPH["stages"][stage]["deps"] if d.endswith(CODE)}
     assert listed == closure(ROOT / "stages" / f"{stage}.py")
 
 

@@ -175,7 +175,6 @@ class Learner:
         """
         self.actor, self.settings, self.condition = actor, settings, condition
         self._autocast = autocast
-        _keep_freed_memory()
         self.critic = HydraCritic(
             obs_dim,
             CONDITION_DIM,
@@ -272,15 +271,6 @@ class Learner:
         # They share no weights: one step for actor and temperature is one for each.
         self._actor_step.step(actor + self.cloning_weight() * cloning + loss)
         return {"actor": actor, "bc": cloning, "temperature": loss, "q": q_B.mean()}
-
-
-def _keep_freed_memory() -> None:
-    """Lets glibc keep what an update frees, instead of a page fault for every page of the next.
-
-    It returns freed blocks to the system above a size that follows the largest one freed so far,
-    up to 32 MB (mallopt(3), M_MMAP_THRESHOLD). Elsewhere this does nothing.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 @torch.no_grad()
