@@ -28,7 +28,7 @@ $(INSTALLED): requirements.lock requirements-test.lock
 	@$(BIN)/python $(PIP) install --no-deps -r requirements-test.lock
 	@touch $@
 
-doctor: $(INSTALLED) ## Check that MuJoCo renders without a display
+doctor: $(INSTALLED) ## Check that MuJoCo renders, and say how long a run takes here
 	@$(BIN)/python -m lib.runner doctor
 
 repro: $(INSTALLED) ## Run the pipeline: what changed, and only that (ARGS="-f vision" goes to dvc repro)

@@ -2,7 +2,7 @@
 
     python -m lib.runner                  dvc repro, then a table of the stages
     python -m lib.runner -f vision        the same with options and targets for dvc repro
-    python -m lib.runner doctor           only checks that MuJoCo renders without a display
+    python -m lib.runner doctor           checks that MuJoCo renders, and says how long a run takes
 
 The table comes from three places: ``dvc.yaml`` (the stages, in order), the record that each stage
 leaves in ``.work/timings`` (whether it ran, and how long), and the metrics files.
@@ -109,6 +109,14 @@ def render_one_frame() -> None:
 PROBE = (sys.executable, "-c", "from lib import runner; runner.render_one_frame()")
 
 
+# Stages set how the libraries compute before those are imported: so does this.
+ESTIMATE = (
+    sys.executable,
+    "-c",
+    "import stages; from lib import estimate; print(estimate.minutes(estimate.measure()))",
+)
+
+
 def check_rendering(
     env: Mapping[str, str], probe: Sequence[str] = PROBE, limit_s: float = RENDER_LIMIT_S
 ) -> None:
@@ -140,6 +148,19 @@ def check_rendering(
             " Fedora: dnf install mesa-libEGL mesa-dri-drivers."
         )
     raise UserError(message)
+
+
+def estimated_minutes() -> float:
+    """Returns about how many minutes a run takes from nothing; measured in a child process.
+
+    Raises:
+        UserError: If the measurement failed.
+    """
+    child = subprocess.run(ESTIMATE, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    if child.returncode:
+        reason = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"the speed of this machine could not be measured: {reason}")
+    return float(child.stdout)
 
 
 def _run_dvc(args: Sequence[str], root: Path, env: Mapping[str, str]) -> int:
@@ -325,6 +346,8 @@ def main(argv: Sequence[str], root: Path = ROOT, timings: Path = TIMINGS) -> int
         check_rendering(environment())
         if list(argv) == ["doctor"]:
             sys.stdout.write("MuJoCo renders without a display.\n")
+            about = f"about {estimated_minutes():.0f} minutes here"
+            sys.stdout.write(f"`make repro` takes {about}, from nothing.\n")
             return 0
         return repro(argv, root, timings)
     except UserError as error:

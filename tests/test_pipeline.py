@@ -11,13 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from lib.checkpoint import load_checkpoint, save_checkpoint
 from lib.params import load_params
 from lib.sim.env import DEFAULT_PRICES
+from lib.verify import GOLDENS, differences, hashes_of
 from tests.closure import CODE, ROOT, closure
 
+PORTABLE = torch.backends.cpu.get_cpu_capability() == "AVX2" and not torch.cuda.is_available()
 GRAPH = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 STAGES = list(GRAPH["stages"])
 
@@ -132,6 +135,14 @@ def test_every_out_and_metric_is_there(small_run):
             values = numbers(content)
             assert values, metric
             assert all(math.isfinite(value) for value in values), metric
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PORTABLE, reason="promised on x86 processors with AVX2")
+def test_every_out_has_the_bytes_that_others_got(small_run):
+    """So whoever runs the tests is a witness. A change that is meant: ``lib.verify --update``."""
+    folder, _ = small_run
+    assert differences(hashes_of(folder / "dvc.lock"), json.loads(GOLDENS.read_text())) == []
 
 
 @pytest.mark.slow

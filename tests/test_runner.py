@@ -159,6 +159,13 @@ def test_interrupt_is_one_line_and_130(repo):
     assert errors.endswith("\nInterrupted: `make repro` goes on from the finished stages.\n")
 
 
+def test_the_doctor_says_how_long_a_run_takes(capsys):
+    assert runner.main(["doctor"]) == 0
+    renders, takes = capsys.readouterr().out.splitlines()
+    assert renders == "MuJoCo renders without a display."
+    assert 1 < int(takes.split("about ")[1].split()[0]) < 2000
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="EGL is Linux's way to render")
 def test_no_renderer_is_one_line_and_2(tmp_path):
     env = os.environ | {"MUJOCO_GL": "egl", "__EGL_VENDOR_LIBRARY_DIRS": str(tmp_path)}
