@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -28,6 +29,24 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 LINE_EVERY_S = 20.0
 
 
+spent: dict[str, float] = {}
+"""Seconds in this process by what was done, from ``timed`` and ``track``."""
+
+
+@contextmanager
+def timed(label: str) -> Iterator[None]:
+    """Counts the seconds of a block into ``spent``; one in another counts twice.
+
+    Args:
+        label: What is done in it.
+    """
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        spent[label] = spent.get(label, 0.0) + time.monotonic() - start
+
+
 def say(message: str) -> None:
     """Prints one line.
 
@@ -48,7 +67,7 @@ class _Rate(ProgressColumn):
 
 
 def track(items: Iterable[T], label: str, total: int, unit: str = "it") -> Iterator[T]:
-    """Yields the items and shows how many are done, the rate, and the time left.
+    """Yields the items, shows how many are done, the rate and the time left, and counts seconds.
 
     Args:
         items: What to go through.
@@ -59,6 +78,11 @@ def track(items: Iterable[T], label: str, total: int, unit: str = "it") -> Itera
     Yields:
         The items, unchanged.
     """
+    with timed(label):
+        yield from _shown(items, label, total, unit)
+
+
+def _shown(items: Iterable[T], label: str, total: int, unit: str) -> Iterator[T]:
     if console.is_terminal and not os.environ.get("GOLDEN_PATH_QUIET"):
         columns = (
             TextColumn("{task.description}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,9 +55,26 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         value: Plain Python values; floats must be finite.
 
     Raises:
-        ValueError: On NaN or infinity, which are not JSON and which DVC shows as changed for ever.
+        UserError: On NaN or infinity, which are not JSON and which DVC shows as changed for ever:
+            what nothing was measured for.
     """
+    for key, number in _numbers(value):
+        if not math.isfinite(number):
+            raise UserError(
+                f"{relative(path)}: {key} is {number}: too little data to tell; raise "
+                "phase1_sima2.episodes or phase1_sima2.horizon"
+            )
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Yields the floats of nested values with their dotted keys."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, item in items:
+            yield from _numbers(item, f"{key}.{name}" if key else str(name))
 
 
 def read_json(path: Path) -> dict[str, Any]:

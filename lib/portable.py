@@ -14,21 +14,14 @@ Tensor suffixes: B batch, N members of an ensemble, I inputs, O outputs.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lib import arithmetic
+from lib.halves import both
 
 WORTH_TWO_THREADS = 1 << 22  # multiplications, about 0.2 ms of them
-
-
-@lru_cache(maxsize=1)
-def _helper() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1)
 
 
 def _multiply(a: np.ndarray, b: np.ndarray) -> Tensor:
@@ -41,9 +34,7 @@ def _multiply(a: np.ndarray, b: np.ndarray) -> Tensor:
         np.matmul(a[part], b[part] if b.ndim > 2 else b, out=out[part])
 
     half = len(a) // 2
-    task = _helper().submit(multiply, slice(half, None))
-    multiply(slice(half))
-    task.result()
+    both(lambda: multiply(slice(half)), lambda: multiply(slice(half, None)))
     return torch.from_numpy(out)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from lib import arithmetic  # noqa: F401  What stages/__init__.py calls is a dep of every stage.
-from lib.console import say
+from lib.console import say, spent
 from lib.errors import UserError
 from lib.files import write_text
 from lib.paths import TIMINGS
@@ -22,7 +22,8 @@ def run(name: str, main: Callable[[], None]) -> None:
 
     Errors that a user can mend are one line; anything else is a bug and shows its traceback.
 
-    The wall time goes to the git-ignored ``.work/timings``, never into an out.
+    The seconds, in all and of the parts that ``lib.console`` counted, are printed and go to the
+    git-ignored ``.work/timings``, never into an out.
 
     Args:
         name: The stage's name in dvc.yaml.
@@ -43,6 +44,10 @@ def run(name: str, main: Callable[[], None]) -> None:
         code = 130
     finally:
         _record(name, started, ok=code == 0)
+    if spent:
+        parts = sorted(spent.items(), key=lambda part: -part[1])
+        told = ", ".join(f"{label} {seconds:.0f}" for label, seconds in parts)
+        say(f"{name}: {time.time() - started:.0f} s, of which {told}")
     if code:
         # Worker processes may still be busy: leave at once, their parent is gone.
         sys.stdout.flush()
@@ -52,7 +57,8 @@ def run(name: str, main: Callable[[], None]) -> None:
 
 def _record(name: str, started: float, *, ok: bool) -> None:
     seconds = time.time() - started
-    values = {"stage": name, "started": started, "seconds": seconds, "ok": ok}
+    parts = {label: round(value, 1) for label, value in spent.items()}
+    values = {"stage": name, "started": started, "seconds": seconds, "ok": ok, "parts": parts}
     write_text(TIMINGS / f"{name}.json", json.dumps(values) + "\n")
 
 

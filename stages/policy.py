@@ -9,7 +9,7 @@ from lib.agent.agents import Observed, PolicyAgent, build_actor, save_policy
 from lib.agent.closed_loop import Trial, run_episodes
 from lib.compute import arithmetic_class, start
 from lib.condition import ConditionVector
-from lib.console import say
+from lib.console import say, timed
 from lib.files import write_csv, write_json
 from lib.manifest import load_dataset
 from lib.params import load_params
@@ -59,7 +59,8 @@ def main() -> None:
         # Whether the drawer stays open is looked at under the published preference alone.
         linger = settings.linger if list(weights) == settings.weights else 0
         trials = [Trial(one, weights=weights, linger=linger) for one in held_out]
-        runs = run_episodes(env, agent, trials)
+        with timed("validation"):
+            runs = run_episodes(env, agent, trials)
         figures = [
             (t.succeeded, t.success[-1], t.steps, t.joules, np.dot(weights, t.value)) for t in runs
         ]

@@ -5,7 +5,7 @@ import torch
 
 from lib.checkpoint import save_checkpoint
 from lib.compute import arithmetic_class, start
-from lib.console import say, track
+from lib.console import say, timed, track
 from lib.evaluation.dynamics import STEPS, prediction_skill
 from lib.evaluation.surprise import calibrate, episode_score, separation, suite, suite_kinds
 from lib.files import write_csv, write_json
@@ -42,15 +42,16 @@ def main() -> None:
     else:
         say("rnn: use_neural is false, persistence serves")
     trained = model.cpu().eval() if settings.use_neural else None
-    scale = calibrate(
-        trained,
-        features,
-        dataset,
-        normalize,
-        components=settings.surprise_components,
-        quantile=settings.known_quantile,
-        factor=settings.unknown_factor,
-    )
+    with timed("calibrating surprise"):
+        scale = calibrate(
+            trained,
+            features,
+            dataset,
+            normalize,
+            components=settings.surprise_components,
+            quantile=settings.known_quantile,
+            factor=settings.unknown_factor,
+        )
     config = {
         "levels": channels,
         "hidden_channels": settings.hidden_channels,
@@ -74,10 +75,11 @@ def main() -> None:
     if not len(clean):
         say("rnn: every held-out window has a dropped picture; judged on them all the same")
         clean = everything
-    results = [
-        prediction_skill(trained, windows, normalize, settings.warmup, seed=params.seed)
-        for windows in (clean, everything)
-    ]
+    with timed("skill"):
+        results = [
+            prediction_skill(trained, windows, normalize, settings.warmup, seed=params.seed)
+            for windows in (clean, everything)
+        ]
     (skill, by_step), (with_dropped, _) = results
     skill["skill_with_dropped"] = with_dropped["skill"]
     episodes = suite(

@@ -7,7 +7,7 @@ import torch
 
 from lib.checkpoint import save_checkpoint
 from lib.compute import arithmetic_class, start
-from lib.console import say
+from lib.console import say, timed
 from lib.episode import PRIMITIVES
 from lib.evaluation.figures import confusion_figure, overlay_sheet
 from lib.evaluation.segmentation import (
@@ -37,7 +37,9 @@ def main() -> None:
     pictures = load_dataset("vision", ["obs/image"])  # every picture, read once
     images = pictures.arrays["obs/image"]
     dataset = load_dataset("segmenter", ["labels/segmentation"])
-    dataset.arrays["obs/image"] = images[pictures.rows_of(dataset)]
+    chosen = pictures.rows_of(dataset)
+    # Nearly always every picture: no second copy then.
+    dataset.arrays["obs/image"] = images if len(chosen) == len(images) else images[chosen]
     model = UNet(num_classes=len(PRIMITIVES), widths=settings.widths)
     curve = Curve.off("boundary", "primitive", "total")
     if settings.use_neural:
@@ -94,13 +96,14 @@ def main() -> None:
         "stress": (stressed, None),
         "stress_phase1": (dataset, True),
     }
-    scores, baseline = (
-        {
-            name: score(segmenter, frames, ["test"], settings.threshold, visual=visual)
-            for name, (frames, visual) in sets.items()
-        }
-        for segmenter in (judged, heuristic)
-    )
+    with timed("scoring"):
+        scores, baseline = (
+            {
+                name: score(segmenter, frames, ["test"], settings.threshold, visual=visual)
+                for name, (frames, visual) in sets.items()
+            }
+            for segmenter in (judged, heuristic)
+        )
     write_json(
         METRICS / "segmenter.json",
         {

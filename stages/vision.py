@@ -6,7 +6,7 @@ import numpy as np
 
 from lib.checkpoint import save_checkpoint
 from lib.compute import arithmetic_class, start
-from lib.console import say
+from lib.console import say, timed
 from lib.evaluation.figures import neighbour_sheet, probe_scatter
 from lib.evaluation.probe import neighbours, probe
 from lib.files import write_csv, write_json
@@ -71,8 +71,9 @@ def main() -> None:
     states = labelled.arrays["labels/state"]
     # Of the map that both are judged by, the labelled frames alone.
     maps = {"trained": features[EMBEDDED_LEVEL][keep], "random": baseline[EMBEDDED_LEVEL][keep]}
-    nominal, stressed, scatter = probe(maps["trained"], states, labelled, settings.ridge)
-    random_scores, random_stressed, _ = probe(maps["random"], states, labelled, settings.ridge)
+    with timed("probes"):
+        nominal, stressed, scatter = probe(maps["trained"], states, labelled, settings.ridge)
+        random_scores, random_stressed, _ = probe(maps["random"], states, labelled, settings.ridge)
     write_json(
         METRICS / "vision.json",
         {

@@ -71,7 +71,7 @@ def test_json_refuses_what_is_not_json(tmp_path, value):
     """At any depth, and the file from before stays."""
     path = tmp_path / "file.json"
     write_json(path, {"a": 1})
-    with pytest.raises(ValueError, match="JSON compliant"):
+    with pytest.raises(UserError, match=r"file\.json: a\.b\.0 is .*too little data"):
         write_json(path, {"a": {"b": [value]}})
     assert read_json(path) == {"a": 1}
     assert names(tmp_path) == ["file.json"]

@@ -11,14 +11,14 @@ import numpy as np
 
 from lib.agent.agents import Agent
 from lib.agent.closed_loop import Trajectory, Trial, run_episodes
-from lib.console import say
+from lib.console import say, timed
 from lib.media import beside, contact_sheet, save, write_video
 from lib.sim.stress import STRESS_KINDS, Stress
 from lib.sim.vector import make_vector_env
 
 MOMENTS = 8  # pictures of an episode on the sheet
 AFTER_SUCCESS = 10  # steps that a film goes on
-BLIND_ENVS = 4  # without pictures there is no batch to fill, and each takes a while to start
+BLIND_ENVS = 2  # without pictures there is no batch to fill, and each takes a while to start
 
 
 class Suite:
@@ -68,13 +68,14 @@ class Suite:
             Trajectories in the order of the trials, without pictures.
         """
         env = self._environments[agent.needs_pixels or films is not None]
-        runs = run_episodes(
-            env,
-            agent,
-            self.trials() if trials is None else trials,
-            keep_frames=films is not None,
-            finished=films.take if films else lambda trajectory: None,
-        )
+        with timed(name):
+            runs = run_episodes(
+                env,
+                agent,
+                self.trials() if trials is None else trials,
+                keep_frames=films is not None,
+                finished=films.take if films else lambda trajectory: None,
+            )
         rate = np.mean([t.succeeded for t in runs])
         say(f"evaluate: {name}: success {rate:.2f} of {len(runs)} episodes")
         return runs

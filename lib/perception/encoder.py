@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lib.checkpoint import Checkpoint, load_checkpoint
 from lib.console import track
 from lib.errors import UserError
+from lib.halves import in_halves, split
 from lib.models.backbone import Backbone
 from lib.models.folding import folded
 from lib.paths import BACKBONE, relative
@@ -109,7 +110,11 @@ def encode(model: Backbone, images_BHW3: np.ndarray | Tensor) -> dict[str, Tenso
     Returns:
         float32 maps by level.
     """
-    return {name: x.float() for name, x in model(to_unit(images_BHW3)).items()}
+    works = [
+        lambda part=part: list(model(to_unit(images_BHW3[part])).values())
+        for part in split(len(images_BHW3))
+    ]
+    return {name: x.float() for name, x in zip(model.channels, in_halves(works), strict=True)}
 
 
 def encode_all(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from lib.checkpoint import load_checkpoint
 from lib.console import track
 from lib.episode import PRIMITIVES
 from lib.errors import UserError
+from lib.halves import in_halves, split
 from lib.models.folding import folded
 from lib.models.heuristic import HeuristicSegmenter
 from lib.models.unet import UNet
@@ -69,7 +71,9 @@ class Segmenter:
             labels = torch.from_numpy(self._heuristic.primitives(images_BHW3)).long()
             return F.one_hot(labels, len(PRIMITIVES)).permute(0, 3, 1, 2).float(), None
         with self._autocast():
-            boundary, primitive = self._model(to_unit(images_BHW3))
+            boundary, primitive = in_halves(
+                [partial(self._model, to_unit(images_BHW3[p])) for p in split(len(images_BHW3))]
+            )
         return primitive.float().softmax(1), boundary[:, 0].float().sigmoid()
 
     def geometry(self, images_BHW3: np.ndarray) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from lib.agent.agents import Observed, PolicyAgent
 from lib.agent.closed_loop import ClosedLoop, Trajectory, Trial
 from lib.condition import CONDITION_DIM, ConditionVector, condition_batch
-from lib.console import say, track
+from lib.console import say, timed, track
 from lib.episode import OBJECTIVES, SKILLS
 from lib.losses import sac
 from lib.manifest import Dataset
@@ -380,7 +380,9 @@ def reinforce(
         if loop is None:
             agent.explore = explore
             loop = ClosedLoop(env, agent, trials, final=agent.glance)
-        for trajectory in loop.step():
+        with timed("acting"):
+            trajectories = loop.step()
+        for trajectory in trajectories:
             _remember(online, trajectory)
         owed += steps_each * settings.updates_per_step
         while owed >= 1:

@@ -6,12 +6,14 @@ Tensor suffixes: T window, B batch, N steps of a dataset, A action.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from lib.halves import in_halves, split
 from lib.losses.dynamics import dynamics_loss
 from lib.manifest import Dataset
 from lib.models.convgru import ConvGRU
@@ -104,12 +106,20 @@ def train_rnn(
         z = {name: x.to(fabric.device) for name, x in normalize(maps).items()}
         # With one real frame it cannot see which way things move: it has to go by the actions.
         warmup = int(rng.integers(1, settings.warmup + 1))
-        predicted, hidden = model.rollout(z, actions.to(fabric.device), warmup)
-        target = [z[name][1:] for name in predicted]
+        actions = actions.to(fabric.device)
+
+        def rollout(part: slice) -> list[Tensor]:
+            mine = {name: x[:, part] for name, x in z.items()}
+            predicted, hidden = model.rollout(mine, actions[:, part], warmup)
+            return [*predicted.values(), *hidden.values()]
+
+        works = [partial(rollout, part) for part in split(actions.shape[1])]
+        outs = [x.float() for x in in_halves(works, model.parameters(), dim=1)]
+        levels = len(model.levels)
         return dynamics_loss(
-            [x.float() for x in predicted.values()],
-            target,
-            [h.float() for h in hidden.values()],
+            outs[:levels],
+            [z[name][1:] for name in model.levels],
+            outs[levels:],
             settings.alpha,
             settings.beta,
         )

@@ -6,6 +6,7 @@ Tensor suffixes: B batch, N steps, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from lib.episode import PRIMITIVES
+from lib.halves import average_buffers, in_halves, split, twin
 from lib.losses.segmentation import segmentation_loss
 from lib.manifest import Dataset
 from lib.models.heuristic import HeuristicSegmenter, boundary_of
@@ -121,6 +123,7 @@ def train_segmenter(
         Curves of every term of the loss.
     """
     model.to(fabric.device, memory_format=torch.channels_last).train()
+    other = twin(model)
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     augment = Augment(0, COLOUR, NOISE, generator)
     trust_in = PixelTrust(dataset, trust, doubts or {})
@@ -138,7 +141,11 @@ def train_segmenter(
         primitive = torch.from_numpy(primitive).long()
         weights = torch.from_numpy(trust_in(chosen))
         views = augment(torch.from_numpy(images[chosen])).to(fabric.device)
-        boundary_logits, primitive_logits = model(views)
+        works = [
+            partial(net, views[part])
+            for net, part in zip((model, other), split(len(views)), strict=False)
+        ]
+        boundary_logits, primitive_logits = in_halves(works, model.parameters())
         return segmentation_loss(
             boundary_logits.float(),
             primitive_logits.float(),
@@ -160,7 +167,9 @@ def train_segmenter(
         safety,
         schedule=warmup_cosine(settings.steps, 0.05),
     )
-    return fit("segmenter", losses_of_step, optimizer, settings.steps, fabric.autocast)
+    curve = fit("segmenter", losses_of_step, optimizer, settings.steps, fabric.autocast)
+    average_buffers(model, other)
+    return curve
 
 
 def calibrate_router(dataset: Dataset, geometry_NG: np.ndarray) -> SkillRouter:

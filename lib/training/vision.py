@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from lib.halves import average_buffers, in_halves, split, twin
 from lib.losses.contrastive import nt_xent
 from lib.manifest import Dataset, Reference
 from lib.models.backbone import Backbone, ProjectionHead, ReconstructionHead
@@ -110,8 +112,9 @@ def train_backbone(
     channels = model.channels[EMBEDDED_LEVEL]
     head = ProjectionHead(channels * side * side, 256, settings.projection_dim)
     decoder = ReconstructionHead(channels) if settings.reconstruction else None
-    trained = torch.nn.ModuleList([m for m in (model, head, decoder) if m is not None])
-    trained = trained.to(fabric.device).train()
+    encoders = torch.nn.ModuleList([m for m in (model, decoder) if m is not None])
+    trained = torch.nn.ModuleList([encoders, head]).to(fabric.device).train()
+    other = twin(model)
     batch = min(settings.batch_size, len(frames))
     scenes = mean_pictures(images, episodes) if decoder is not None else None
 
@@ -119,9 +122,19 @@ def train_backbone(
         picked = torch.randperm(len(frames), generator=generator)[:batch]
         chosen = images[frames[picked]]
         shifts = augment.shifts(batch)
-        views = torch.cat([augment(chosen, shifts), augment(chosen)]).to(fabric.device)
-        maps = model(views)[EMBEDDED_LEVEL]
-        z1, z2 = head(maps.flatten(1)).float().chunk(2)
+        views = [augment(chosen, shifts).to(fabric.device), augment(chosen).to(fabric.device)]
+
+        def encode(net: Backbone, part: slice) -> list[Tensor]:
+            # Both views of a picture in one half: the normalisation must not tell them apart.
+            maps = net(torch.cat([view[part] for view in views]))[EMBEDDED_LEVEL].chunk(2)
+            return [*maps, decoder(maps[0])] if decoder is not None else list(maps)
+
+        works = [
+            partial(encode, net, part)
+            for net, part in zip((model, other), split(batch), strict=False)
+        ]
+        first, second, *decoded = in_halves(works, encoders.parameters())
+        z1, z2 = head(torch.cat([first, second]).flatten(1)).float().chunk(2)
         losses = {"contrastive": nt_xent(z1, z2, settings.temperature)}
         losses["total"] = losses["contrastive"]
         if decoder is not None:
@@ -129,7 +142,7 @@ def train_backbone(
             # colour and noise hide. It is shifted as the view is: nobody could guess the shift,
             # and the features would have to be vague about where things are.
             clean = to_unit(shifted(chosen, shifts)).to(fabric.device)
-            decoded = decoder(maps[:batch]).float()
+            decoded = decoded[0].float()
             target = F.interpolate(clean, size=decoded.shape[-2:], mode="area")
             scene = scenes[episode_of[picked]].to(fabric.device)
             squares, weights = (decoded - target).square(), motion_weights(target, scene, settings)
@@ -148,4 +161,6 @@ def train_backbone(
         weight_decay=settings.weight_decay,
         schedule=warmup_cosine(settings.steps, settings.warmup),
     )
-    return fit("vision", losses_of_step, optimizer, settings.steps, fabric.autocast)
+    curve = fit("vision", losses_of_step, optimizer, settings.steps, fabric.autocast)
+    average_buffers(model, other)
+    return curve

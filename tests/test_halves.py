@@ -1,0 +1,91 @@
+"""Halves side by side have the values and gradients of one batch after the other."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from lib.halves import average_buffers, both, in_halves, split, twin
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 3))
+
+
+@pytest.mark.parametrize("count", [8, 5, 1])
+def test_values_and_gradients_are_those_of_the_parts(count):
+    """Of a network that sees each half alone; an odd batch and one without halves, too."""
+    model, images = network(), torch.randn(count, 3, 9, 9)
+    parts = split(count)
+    truth = torch.cat([twin(model)(images[part]) for part in parts])
+    weights = torch.randn(truth.shape)
+    gradients = torch.autograd.grad((truth * weights).sum(), list(model.parameters()))
+
+    works = [
+        lambda net=net, part=part: [net(images[part])]
+        for net, part in zip((model, twin(model)), parts, strict=False)
+    ]
+    (found,) = in_halves(works, model.parameters())
+    (found * weights).sum().backward()
+    torch.testing.assert_close(found, truth, rtol=0, atol=0)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    def grads(threads):
+        model, before = network(), torch.get_num_threads()
+        images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        torch.set_num_threads(threads)
+        try:
+            pairs = zip((model, twin(model)), split(6), strict=True)
+            works = [lambda net=net, part=part: [net(images[part])] for net, part in pairs]
+            in_halves(works, model.parameters())[0].square().sum().backward()
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        return [p.grad for p in model.parameters()]
+
+    assert all(torch.equal(one, two) for one, two in zip(grads(1), grads(2), strict=True))
+
+
+def test_modes_reach_both_halves():
+    model, images = network().eval(), torch.rand(4, 3, 9, 9)
+    works = [lambda part=part: [model(images[part])] for part in split(4)]
+    with torch.inference_mode():
+        (found,) = in_halves(works)
+    assert found.is_inference()
+    torch.testing.assert_close(found, model(images).detach())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert in_halves(works)[0].dtype == torch.bfloat16
+
+
+def test_a_failure_of_either_half_is_told_and_the_next_call_works():
+    def fail():
+        raise ValueError("no")
+
+    torch.set_num_threads(2)
+    for works in ((fail, int), (int, fail)):
+        with pytest.raises(ValueError, match="no"):
+            both(*works)
+    # Two at once, and in turn inside one of them: nobody waits for himself.
+    meeting = threading.Barrier(2, timeout=10)
+    assert both(meeting.wait, meeting.wait) in ((0, 1), (1, 0))
+    assert both(lambda: both(int, int), lambda: both(int, int)) == ((0, 0), (0, 0))
+
+
+def test_a_twin_has_statistics_of_its_own():
+    model = network().train()
+    other = twin(model)
+    assert all(
+        mine is theirs for mine, theirs in zip(model.parameters(), other.parameters(), strict=True)
+    )
+    model(torch.zeros(2, 3, 9, 9)), other(torch.ones(2, 3, 9, 9))
+    means = model[1].running_mean.clone(), other[1].running_mean.clone()
+    assert not torch.equal(*means)
+    average_buffers(model, other)
+    torch.testing.assert_close(model[1].running_mean, (means[0] + means[1]) / 2)
