@@ -111,7 +111,7 @@ def compare_with(cpu: str) -> int:
     Args:
         cpu: Its name for ``qemu-x86_64``.
     """
-    print(f"A tiny training of each stage on {processor()}, then as {cpu}: about five minutes")
+    print(f"A tiny training of each stage on {processor()}, then as {cpu}: a minute or two")
     here, there = probe(), probe(cpu)
     for mine, theirs in zip(here, there, strict=True):
         print(mine, "equal" if mine == theirs else f"differs: {theirs}")
