@@ -210,8 +210,8 @@ def run_one(params: Mapping[str, Any], head: str, folder: Path, root: Path = ROO
     # Without a pass the gates leave no out. With all else up to date, the metrics are this run's.
     if runner.changed_stages(folder, runner.environment()) == {"gates"}:
         return False
-    records = map(read_json, sorted(timings.glob("[!.]*.json")))
-    stages = ", ".join(record["stage"] for record in records if not record["ok"])
+    records = runner.stage_records(timings, since=0)
+    stages = ", ".join(sorted(name for name, record in records.items() if not record["ok"]))
     raise UserError(f"{stages or 'dvc repro'} failed: no row; see its clone, {relative(folder)}")
 
 

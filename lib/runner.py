@@ -236,8 +236,13 @@ def _metric(stage: str, root: Path) -> str:
     return f"{label}: {value:,}" if isinstance(value, int) else f"{label}: {value:.4g}"
 
 
-def _records(timings: Path, since: float) -> dict[str, dict[str, Any]]:
-    """Returns what the stages that began at ``since`` (Unix seconds) or later wrote down."""
+def stage_records(timings: Path, since: float) -> dict[str, dict[str, Any]]:
+    """Returns what the stages wrote down, by name.
+
+    Args:
+        timings: Folder with the records.
+        since: Unix seconds; stages that began earlier are left out.
+    """
     # A dot begins the scratch file of a stage that was killed while it wrote.
     records = [json.loads(path.read_text()) for path in timings.glob("[!.]*.json")]
     return {record["stage"]: record for record in records if record["started"] >= since}
@@ -326,7 +331,7 @@ def repro(args: Sequence[str], root: Path = ROOT, timings: Path = TIMINGS) -> in
         stages = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
     except (OSError, subprocess.CalledProcessError):
         return code  # DVC could not read the pipeline and has said why.
-    rows = stage_rows(stages, _records(timings, started), changed, code, root)
+    rows = stage_rows(stages, stage_records(timings, started), changed, code, root)
     console = Console(highlight=False)
     console.print(_table(rows, time.monotonic() - clock))
     if all(row.state == "cached" for row in rows) and code == 0:

@@ -1,19 +1,17 @@
 """A campaign makes each row once, leaves the working tree alone, and tells what it could not do."""
 
 import csv
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from ruamel.yaml import YAML
 
 from lib import campaign, runner
 from lib.paths import ROOT
+from tests.interrupt import interrupted
 
 # A stage as lib.stage makes it. It notes that it ran; training may fail, the gates too.
 STAGE = """
@@ -186,30 +184,13 @@ def test_an_interrupted_run_goes_on_from_its_finished_stages(repo):
     path = write_spec(repo)
     wait, log = repo.parent / "log.wait", repo.parent / "log"
     wait.touch()
-    code = (
-        "import signal, sys; from pathlib import Path; from lib import campaign, runner;"
-        # A shell's background job inherits an ignored SIGINT, and would hand it on.
-        "signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "runner.check_rendering = lambda env: None; root = Path(sys.argv[1]);"
-        "sys.exit(campaign.main(sys.argv[2:], root, root / '.work'))"
+    code, errors = interrupted(
+        "from lib import campaign; sys.exit(campaign.main(sys.argv[2:], root, root / '.work'))",
+        str(repo),
+        str(path),
+        waiting=lambda: log.exists() and "train" in log.read_text(),
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(repo), str(path)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        limit = time.monotonic() + 30
-        while not (log.exists() and "train" in log.read_text()) and time.monotonic() < limit:
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to the stage, DVC and us.
-        _, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 130
+    assert code == 130
     assert errors.endswith("Interrupted: the same command goes on from the finished stages.\n")
     assert ran(repo) == ["data", "train"] and not path.with_suffix(".csv").exists()
     wait.unlink()

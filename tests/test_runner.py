@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from lib import runner
 from lib.errors import UserError
 from lib.paths import ROOT
+from tests.interrupt import interrupted
 
 # A stage as lib.stage makes it: it records itself, and fails where its input says so.
 STAGE = """
@@ -132,30 +131,12 @@ def test_every_headline_names_a_stage_and_its_metrics_file():
 
 def test_interrupt_is_one_line_and_130(repo):
     (repo / "input").write_text("wait")
-    code = (
-        "import signal, sys; from pathlib import Path; from lib import runner;"
-        # A shell's background job inherits an ignored SIGINT, and would hand it on.
-        "signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "runner.check_rendering = lambda env: None;"
-        "root = Path(sys.argv[1]); sys.exit(runner.main([], root, root / 'timings'))"
+    code, errors = interrupted(
+        "sys.exit(runner.main([], root, root / 'timings'))",
+        str(repo),
+        waiting=(repo / "waiting").exists,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(repo)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        limit = time.monotonic() + 30
-        while not (repo / "waiting").exists() and time.monotonic() < limit:
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to the stage, DVC and us.
-        _, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 130
+    assert code == 130
     assert errors.endswith("\nInterrupted: `make repro` goes on from the finished stages.\n")
 
 
