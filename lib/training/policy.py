@@ -36,7 +36,7 @@ from lib.portable import sqrt
 from lib.training.loop import Curve, Optimizer, fit, hold_then_fall
 from lib.training.replay import Batch, Replay
 
-ACTOR_TAU = 0.002  # averaging of the actor that is published: over some 500 updates
+ACTOR_TAU = 0.004  # averaging of the actor that is published: over some 250 of its updates
 
 
 def record(dataset: Dataset, seen: Observed, settings: Policy) -> Replay:
@@ -145,6 +145,15 @@ def draw_conditions(
     )
 
 
+def count_updates(settings: Policy) -> int:
+    """Returns how many steps of SAC a training has.
+
+    Args:
+        settings: The recipe.
+    """
+    return settings.offline_steps + round(settings.online_steps * settings.updates_per_step)
+
+
 class Learner:
     """Actor, critics and temperature with their optimisers; one ``update`` is one step of SAC.
 
@@ -190,13 +199,17 @@ class Learner:
         start = torch.tensor(settings.init_temperature).log()
         self.log_temperature = torch.nn.Parameter(start)
         # Actor and critics come to rest: at a constant rate the policy wavers to the end.
-        total = settings.offline_steps + round(settings.online_steps * settings.updates_per_step)
-        rest = {"schedule": hold_then_fall(total, settings.lr_hold)}
+        total = count_updates(settings)
+        lr, hold = settings.lr, settings.lr_hold
         self._actor_step = Optimizer(
-            "policy", [*actor.parameters(), self.log_temperature], settings.lr, safety, **rest
+            "policy",
+            [*actor.parameters(), self.log_temperature],
+            lr,
+            safety,
+            schedule=hold_then_fall(total // settings.actor_every, hold),
         )
         self._critic_step = Optimizer(
-            "policy", self.critic.parameters(), settings.lr, safety, **rest
+            "policy", self.critic.parameters(), lr, safety, schedule=hold_then_fall(total, hold)
         )
         self._rng = np.random.default_rng(int(torch.randint(2**31, ())))
         self.updates = 0
@@ -208,7 +221,9 @@ class Learner:
         return s.bc_start + share * (s.bc_floor - s.bc_start)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of SAC.
+        """One step of SAC; the actor takes every ``actor_every``-th, on critics that settled a bit.
+
+        "Delayed" policy updates: Fujimoto et al. 2018 (arXiv 1802.09477).
 
         Args:
             batch: Transitions, recorded and online.
@@ -220,7 +235,8 @@ class Learner:
         temperature = self.log_temperature.detach().exp()
         losses = self._critic_losses(batch, now, after, weights_BK, temperature)
         self._critic_step.step(losses["critic"])
-        if self.updates >= self.settings.critic_steps:
+        settled = self.updates >= self.settings.critic_steps
+        if settled and self.updates % self.settings.actor_every == 0:
             losses |= self._actor_losses(batch, now, weights_BK, temperature)
             _follow(self.average, self.actor, ACTOR_TAU)
         _follow(self.target, self.critic, self.settings.tau)
@@ -329,8 +345,7 @@ def reinforce(
     rng = np.random.default_rng(int(torch.randint(2**31, ())))
     explore = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     online = Replay(settings.online_steps + 1000, dim, settings.n_step, settings.gamma)
-    total = settings.offline_steps + round(settings.online_steps * settings.updates_per_step)
-    curve = Curve(max(1, total))
+    curve = Curve(max(1, count_updates(settings)))
     best = {"weights": copy.deepcopy(agent.actor.state_dict()), "score": (-1.0,), "step": 0}
     rows: list[dict[str, float]] = []
 
@@ -353,12 +368,22 @@ def reinforce(
             best.update(weights=weights, score=score, step=step)
 
     def update() -> None:
-        curve.log(learner.update(mixed(replay, online, settings.batch_size, rng)))
+        with timed("updates"):
+            curve.log(learner.update(mixed(replay, online, settings.batch_size, rng)))
+
+    owed = 0.0
+
+    def learn() -> None:
+        nonlocal owed
+        owed += settings.num_envs * settings.updates_per_step
+        while owed >= 1:
+            update()
+            owed -= 1
 
     check(0)
     for _ in track(range(settings.offline_steps), "offline SAC", settings.offline_steps, "updates"):
         update()
-    next_check, owed = settings.validate_every, 0.0
+    next_check = settings.validate_every
     loop = None
     steps_each = settings.num_envs
     bar = track(
@@ -380,14 +405,10 @@ def reinforce(
         if loop is None:
             agent.explore = explore
             loop = ClosedLoop(env, agent, trials, final=agent.glance)
-        with timed("acting"):
-            trajectories = loop.step()
-        for trajectory in trajectories:
+        # The simulators keep no processor busy for long: the learner goes on beside them, without
+        # what they are about to give.
+        for trajectory in loop.step(meanwhile=learn):
             _remember(online, trajectory)
-        owed += steps_each * settings.updates_per_step
-        while owed >= 1:
-            update()
-            owed -= 1
         if done + steps_each >= next_check:
             # Validation takes the environments and the agent's memory: begin afresh after it.
             check(done + steps_each)
