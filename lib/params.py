@@ -268,7 +268,6 @@ class Policy(Section):
     offline_steps: Annotated[int, Field(ge=0)]
     online_steps: Annotated[int, Field(ge=0)]
     updates_per_step: NonNegative
-    actor_every: Count
     bc_start: NonNegative
     bc_floor: NonNegative
     bc_anneal: Count

@@ -27,6 +27,7 @@ from lib.agent.closed_loop import ClosedLoop, Trajectory, Trial
 from lib.condition import CONDITION_DIM, ConditionVector, condition_batch
 from lib.console import say, timed, track
 from lib.episode import OBJECTIVES, SKILLS
+from lib.halves import small_operations
 from lib.losses import sac
 from lib.manifest import Dataset
 from lib.models.hydra import HydraActor, HydraCritic
@@ -36,7 +37,7 @@ from lib.portable import sqrt
 from lib.training.loop import Curve, Optimizer, fit, hold_then_fall
 from lib.training.replay import Batch, Replay
 
-ACTOR_TAU = 0.004  # averaging of the actor that is published: over some 250 of its updates
+ACTOR_TAU = 0.002  # averaging of the actor that is published: over some 500 updates
 
 
 def record(dataset: Dataset, seen: Observed, settings: Policy) -> Replay:
@@ -199,17 +200,12 @@ class Learner:
         start = torch.tensor(settings.init_temperature).log()
         self.log_temperature = torch.nn.Parameter(start)
         # Actor and critics come to rest: at a constant rate the policy wavers to the end.
-        total = count_updates(settings)
-        lr, hold = settings.lr, settings.lr_hold
+        rest = {"schedule": hold_then_fall(count_updates(settings), settings.lr_hold)}
         self._actor_step = Optimizer(
-            "policy",
-            [*actor.parameters(), self.log_temperature],
-            lr,
-            safety,
-            schedule=hold_then_fall(total // settings.actor_every, hold),
+            "policy", [*actor.parameters(), self.log_temperature], settings.lr, safety, **rest
         )
         self._critic_step = Optimizer(
-            "policy", self.critic.parameters(), lr, safety, schedule=hold_then_fall(total, hold)
+            "policy", self.critic.parameters(), settings.lr, safety, **rest
         )
         self._rng = np.random.default_rng(int(torch.randint(2**31, ())))
         self.updates = 0
@@ -221,9 +217,7 @@ class Learner:
         return s.bc_start + share * (s.bc_floor - s.bc_start)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of SAC; the actor takes every ``actor_every``-th, on critics that settled a bit.
-
-        "Delayed" policy updates: Fujimoto et al. 2018 (arXiv 1802.09477).
+        """One step of SAC.
 
         Args:
             batch: Transitions, recorded and online.
@@ -235,8 +229,7 @@ class Learner:
         temperature = self.log_temperature.detach().exp()
         losses = self._critic_losses(batch, now, after, weights_BK, temperature)
         self._critic_step.step(losses["critic"])
-        settled = self.updates >= self.settings.critic_steps
-        if settled and self.updates % self.settings.actor_every == 0:
+        if self.updates >= self.settings.critic_steps:
             losses |= self._actor_losses(batch, now, weights_BK, temperature)
             _follow(self.average, self.actor, ACTOR_TAU)
         _follow(self.target, self.critic, self.settings.tau)
@@ -368,7 +361,7 @@ def reinforce(
             best.update(weights=weights, score=score, step=step)
 
     def update() -> None:
-        with timed("updates"):
+        with timed("updates"), small_operations():
             curve.log(learner.update(mixed(replay, online, settings.batch_size, rng)))
 
     owed = 0.0
