@@ -9,11 +9,11 @@ from importlib import metadata
 
 import numpy as np
 import pytest
-import yaml
 from packaging.requirements import Requirement
 
 from lib import readme
 from lib.errors import UserError
+from lib.params import read_yaml
 from lib.paths import ROOT
 
 
@@ -88,7 +88,7 @@ def test_the_numbers_in_the_readme_are_those_of_the_metrics_and_of_the_last_camp
     )
     rows = row.findall((ROOT / "README.md").read_text())
     assert len(rows) >= 10
-    asked = yaml.safe_load((ROOT / "campaigns" / "seeds.yaml").read_text())["metrics"]
+    asked = read_yaml(ROOT / "campaigns" / "seeds.yaml")["metrics"]
     with (ROOT / "campaigns" / "seeds.csv").open(newline="") as file:
         runs = list(csv.DictReader(file))
     runs = [run for run in runs if run["commit"] == runs[-1]["commit"]]
