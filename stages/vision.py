@@ -66,7 +66,8 @@ def main() -> None:
         folded(random), images, [EMBEDDED_LEVEL], "encoding frames, random weights"
     )
     keep = dataset.rows_of(labelled)
-    labelled.borrow("obs/image", dataset)
+    # Nearly always every picture: no second copy then.
+    labelled.arrays["obs/image"] = images if len(keep) == len(images) else images[keep]
     states = labelled.arrays["labels/state"]
     # Of the map that both are judged by, the labelled frames alone.
     maps = {"trained": features[EMBEDDED_LEVEL][keep], "random": baseline[EMBEDDED_LEVEL][keep]}

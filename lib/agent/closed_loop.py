@@ -159,11 +159,8 @@ class ClosedLoop:
         """Whether no episode is running."""
         return all(trajectory is None for trajectory in self._running)
 
-    def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[Trajectory]:
+    def step(self) -> list[Trajectory]:
         """Moves every robot by one control step.
-
-        Args:
-            meanwhile: Called once while the environments move.
 
         Returns:
             The episodes that ended with it, in the order of the environments.
@@ -178,9 +175,7 @@ class ClosedLoop:
                 running.action.append(decision.action[index])
                 if self._keep:
                     running.frames.append(images[index].copy())
-        self._env.step_async(decision.action)
-        meanwhile()
-        self._observation, _, terminated, truncated, info = self._env.step_wait()
+        self._observation, _, terminated, truncated, info = self._env.step(decision.action)
         self._expert = info["expert_obs"]
         # What the robot was told to do, not what noise made of it: it knows only that.
         self._previous = decision.action.astype(np.float32)

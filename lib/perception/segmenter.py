@@ -67,10 +67,15 @@ class Segmenter:
             Primitive probabilities (B, C, H, W), and boundary probabilities (B, H, W), which the
             heuristic does not give.
         """
-        found = self._in_halves(images_BHW3, self._look)
-        return found[0], found[1] if self.active else None
+        if self._model is None:
+            labels = torch.from_numpy(self._heuristic.primitives(images_BHW3)).long()
+            return F.one_hot(labels, len(PRIMITIVES)).permute(0, 3, 1, 2).float(), None
+        with self._autocast():
+            boundary, primitive = in_halves(
+                [partial(self._model, to_unit(images_BHW3[p])) for p in split(len(images_BHW3))]
+            )
+        return primitive.float().softmax(1), boundary[:, 0].float().sigmoid()
 
-    @torch.inference_mode()
     def geometry(self, images_BHW3: np.ndarray) -> Tensor:
         """Measures the parts in pictures.
 
@@ -80,20 +85,7 @@ class Segmenter:
         Returns:
             (B, G) float32; see ``lib.perception.geometry.NAMES``.
         """
-        return self._in_halves(images_BHW3, lambda some: [geometry_of(self._look(some)[0])])[0]
-
-    def _look(self, images_BHW3: np.ndarray) -> list[Tensor]:
-        if self._model is None:
-            labels = torch.from_numpy(self._heuristic.primitives(images_BHW3)).long()
-            return [F.one_hot(labels, len(PRIMITIVES)).permute(0, 3, 1, 2).float()]
-        boundary, primitive = self._model(to_unit(images_BHW3))
-        return [primitive.float().softmax(1), boundary[:, 0].float().sigmoid()]
-
-    def _in_halves(
-        self, images_BHW3: np.ndarray, work: Callable[[np.ndarray], list[Tensor]]
-    ) -> list[Tensor]:
-        with self._autocast():
-            return in_halves([partial(work, images_BHW3[p]) for p in split(len(images_BHW3))])
+        return geometry_of(self.probabilities(images_BHW3)[0])
 
     def measure(self, images_NHW3: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Measures the parts in many pictures.
