@@ -19,7 +19,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # start() says 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
 
 def has_fast_bf16() -> bool:
@@ -72,6 +72,8 @@ def keep_freed_memory() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
         mallopt(M_MMAP_THRESHOLD, 32 << 20)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        # One heap for all threads: that of a second thread gives its memory back all the same.
+        mallopt(M_ARENA_MAX, 1)
 
 
 def arithmetic_class(settings: Compute) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +16,7 @@ from lib import episode
 from lib.episode import PRIMITIVES
 from lib.errors import UserError
 from lib.files import read_json
-from lib.paths import ISAAC_EPISODES, MANIFEST, ROS_EPISODES, SIMA2_EPISODES, relative
+from lib.paths import ISAAC_EPISODES, MANIFEST, ROS_EPISODES, SIMA2_EPISODES, WORK, relative
 
 SCHEMA = 2
 CONSUMERS = ("vision", "rnn", "segmenter", "policy")
@@ -102,6 +105,43 @@ class Dataset:
         start = {(e.source, e.key): e.start for e in self.episodes}
         return np.concatenate([np.arange(len(e)) + start[e.source, e.key] for e in part.episodes])
 
+    def borrow(self, name: str, other: Dataset) -> None:
+        """Takes an array from a dataset that holds all of this one's episodes, or more.
+
+        Args:
+            name: Of the array, which is not copied where both hold the same episodes.
+            other: Where it is.
+        """
+        rows, array = other.rows_of(self), other.arrays[name]
+        if not np.array_equal(rows, np.arange(len(array))):
+            whole, array = array, _empty((len(rows), *array.shape[1:]), array.dtype)
+            for e in self.episodes:
+                array[e.rows] = whole[rows[e.start] :][: len(e)]
+        self.arrays[name] = array
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Allocates an array. One of pictures lies in a nameless file that is mapped into memory.
+
+    So a data set may be larger than the memory: the system keeps what is read often, and drops the
+    rest, which it can read again.
+    """
+    if len(shape) < 3:
+        return np.empty(shape, dtype)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    WORK.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=WORK) as file:
+        try:
+            # Else a full disk would kill the process when it writes to the array. Not on macOS.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise UserError(
+                f"{relative(WORK)}: no room for {size / 1e9:.1f} GB of pictures "
+                f"({error.strerror}); free some, or name another folder in GOLDEN_PATH_WORK"
+            ) from None
+        return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+
 
 def _is(reference: Reference, visual: bool | None) -> bool:
     return visual is None or bool(reference.tags.get("visual")) == visual
@@ -162,7 +202,7 @@ def load_dataset(
             for name in fields:
                 if name not in dataset.arrays:
                     shape, dtype = values[name].shape[1:], values[name].dtype
-                    dataset.arrays[name] = np.empty((total, *shape), dtype)
+                    dataset.arrays[name] = _empty((total, *shape), dtype)
                 dataset.arrays[name][row:stop] = values[name]
             dataset.episodes.append(
                 Reference(source, item.key, entry["split"], row, stop, item.tags)

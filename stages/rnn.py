@@ -1,5 +1,7 @@
 """ConvGRU dynamics on the frozen features -> checkpoints/spatial_rnn.safetensors."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -76,11 +78,9 @@ def main() -> None:
         say("rnn: every held-out window has a dropped picture; judged on them all the same")
         clean = everything
     with timed("skill"):
-        results = [
-            prediction_skill(trained, windows, normalize, settings.warmup, seed=params.seed)
-            for windows in (clean, everything)
-        ]
-    (skill, by_step), (with_dropped, _) = results
+        measure = partial(prediction_skill, trained, normalize=normalize, warmup=settings.warmup)
+        skill, by_step = measure(clean, seed=params.seed)
+        with_dropped, _ = measure(everything, seed=params.seed, controls=False)
     skill["skill_with_dropped"] = with_dropped["skill"]
     episodes = suite(
         params.task,

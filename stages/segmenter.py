@@ -37,9 +37,7 @@ def main() -> None:
     pictures = load_dataset("vision", ["obs/image"])  # every picture, read once
     images = pictures.arrays["obs/image"]
     dataset = load_dataset("segmenter", ["labels/segmentation"])
-    chosen = pictures.rows_of(dataset)
-    # Nearly always every picture: no second copy then.
-    dataset.arrays["obs/image"] = images if len(chosen) == len(images) else images[chosen]
+    dataset.borrow("obs/image", pictures)
     model = UNet(num_classes=len(PRIMITIVES), widths=settings.widths)
     curve = Curve.off("boundary", "primitive", "total")
     if settings.use_neural:

@@ -66,8 +66,7 @@ def main() -> None:
         folded(random), images, [EMBEDDED_LEVEL], "encoding frames, random weights"
     )
     keep = dataset.rows_of(labelled)
-    # Nearly always every picture: no second copy then.
-    labelled.arrays["obs/image"] = images if len(keep) == len(images) else images[keep]
+    labelled.borrow("obs/image", dataset)
     states = labelled.arrays["labels/state"]
     # Of the map that both are judged by, the labelled frames alone.
     maps = {"trained": features[EMBEDDED_LEVEL][keep], "random": baseline[EMBEDDED_LEVEL][keep]}

@@ -236,6 +236,8 @@ def test_skill_is_one_for_the_truth_zero_for_persistence_and_lost_with_other_act
     for name in ("skill_shuffled_actions", "skill_shuffled_windows"):
         assert max(metrics[name].values()) < 0.3
     assert [row["k"] for row in rows] == list(range(1, STEPS + 1))
+    alone, _ = prediction_skill(model, windows, one("p4", 2), 4, seed=0, controls=False)
+    assert alone == {"skill": metrics["skill"]}
     metrics, _ = prediction_skill(None, windows, one("p4", 2), 4, seed=0)
     assert metrics["skill"] == dict.fromkeys(("k1", "k4", "k8"), 0.0)
     assert metrics["skill_teacher_forced"] == 0.0

@@ -460,7 +460,7 @@ print(*sums[0], *sums[1])
 def test_leaving_out_what_is_never_seen_changes_no_pixel():
     """A whole episode, picture and labels, also at the corners of the camera stress.
 
-    The survey knows every mesh; another version of Meta-World needs ``python -m lib.sim.faces``.
+    The survey knows every mesh; another version of Meta-World needs ``python -m lib.sim.survey``.
     """
     whole, none, complete, culled, hidden, cut = in_a_fresh_process(CULLING).split()
     assert int(hidden) > 0 == int(none)

@@ -1,11 +1,7 @@
-"""Which triangles of the robot and the drawer a camera ever sees: the others are not drawn.
-
-    python -m lib.sim.faces          surveys every task again, about a minute each
+"""Leaves out what no camera ever sees of the robot and the drawer, as ``lib.sim.survey`` found it.
 
 Software rendering works a triangle at a time, and a third of them never shows: insides of joints,
-backs of links. They were found by a survey: in thousands of poses, under stressed cameras, a
-triangle counts as seen if it faces the camera and one of its points is within TOLERANCE_M of what
-is nearest there. That errs on the side of drawing; a test compares pictures with and without.
+backs of links. A test compares pictures with and without them.
 """
 
 from __future__ import annotations
@@ -16,21 +12,28 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from lib.files import atomic
-
 FILE = Path(__file__).with_name("faces.npz")
-EPISODES, EVERY, CAMERAS = 120, 8, 2  # of the survey: every so many steps, seen by so many cameras
-SIZE = 384  # pixels of the survey's depth pictures
-TOLERANCE_M = 0.003
 
 
-def _key(task: str, model: mujoco.MjModel, mesh: int) -> str:
-    """Names a mesh by its task, its name and its content: another version's is another one."""
-    faces = model.mesh_face[_rows(model, mesh)]
+def mesh_key(task: str, model: mujoco.MjModel, mesh: int) -> str:
+    """Names a mesh by its task, its name and its content: another version's is another one.
+
+    Args:
+        task: Name of the task.
+        model: Its model, the meshes whole.
+        mesh: Index of the mesh.
+    """
+    faces = model.mesh_face[mesh_rows(model, mesh)]
     return f"{task}/{model.mesh(mesh).name}/{zlib.crc32(faces.tobytes()):08x}"
 
 
-def _rows(model: mujoco.MjModel, mesh: int) -> slice:
+def mesh_rows(model: mujoco.MjModel, mesh: int) -> slice:
+    """Returns where the triangles of a mesh are among those of the model.
+
+    Args:
+        model: The model.
+        mesh: Index of the mesh.
+    """
     start = model.mesh_faceadr[mesh]
     return slice(start, start + model.mesh_facenum[mesh])
 
@@ -50,131 +53,12 @@ def keep_seen(model: mujoco.MjModel, task: str) -> int:
     known = 0
     with np.load(FILE, allow_pickle=False) as survey:
         for mesh in range(model.nmesh):
-            key = _key(task, model, mesh)
+            key = mesh_key(task, model, mesh)
             if key not in survey:
                 continue
-            rows, known = _rows(model, mesh), known + 1
+            rows, known = mesh_rows(model, mesh), known + 1
             seen = np.unpackbits(survey[key], count=rows.stop - rows.start).astype(bool)
             for array in (model.mesh_face, model.mesh_facenormal, model.mesh_facetexcoord):
                 array[rows] = np.concatenate([array[rows][seen], array[rows][~seen]])
             model.mesh_facenum[mesh] = seen.sum()
     return known
-
-
-class Survey:
-    """Collects which triangles of one simulation are seen."""
-
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        """Begins with none.
-
-        Args:
-            model: Of a task, its meshes whole.
-            data: Looked at whenever ``look`` is called.
-        """
-        self._model, self._data = model, data
-        self._renderer = mujoco.Renderer(model, SIZE, SIZE)
-        self._renderer.enable_depth_rendering()
-        self._half = np.tan(np.deg2rad(model.vis.global_.fovy) / 2)
-        self.seen: dict[int, np.ndarray] = {}
-        self._points, self._normals = {}, {}
-        for mesh in set(model.geom_dataid[model.geom_type == mujoco.mjtGeom.mjGEOM_MESH].tolist()):
-            start = model.mesh_vertadr[mesh]
-            vertices = model.mesh_vert[start : start + model.mesh_vertnum[mesh]].astype(float)
-            corners = vertices[model.mesh_face[_rows(model, mesh)]]
-            a, b, c = corners.transpose(1, 0, 2)
-            normals = np.cross(b - a, c - a)
-            self._normals[mesh] = normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-30)
-            self._points[mesh] = np.stack(
-                [a, b, c, (a + b) / 2, (b + c) / 2, (c + a) / 2, (a + b + c) / 3], 1
-            )
-            self.seen[mesh] = np.zeros(len(corners), bool)
-
-    def look(self, view: mujoco.MjvCamera, options: mujoco.MjvOption) -> None:
-        """Marks what one camera sees now.
-
-        Args:
-            view: A free camera.
-            options: Which geoms are drawn.
-        """
-        self._renderer.update_scene(self._data, view, options)
-        # The farthest of the pixels around, so that a point beside an edge is not lost.
-        depth = np.pad(self._renderer.render(), 1, mode="edge")
-        windows = np.lib.stride_tricks.sliding_window_view(depth, (3, 3))
-        depth = windows.max((2, 3)) + TOLERANCE_M
-        azimuth, elevation = np.deg2rad([view.azimuth, view.elevation])
-        flat = np.cos(elevation)
-        forward = np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
-        right = np.cross(forward, [0, 0, 1]) / flat
-        axes = np.stack([forward, right, np.cross(right, forward)], 1)
-        eye = view.lookat - view.distance * forward
-        model, data = self._model, self._data
-        for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_MESH):
-            mesh = int(model.geom_dataid[geom])
-            if not options.geomgroup[model.geom_group[geom]]:
-                continue
-            turn, place = data.geom_xmat[geom].reshape(3, 3), data.geom_xpos[geom]
-            todo = np.flatnonzero(~self.seen[mesh])
-            points = self._points[mesh][todo] - (eye - place) @ turn
-            first = points[:, 0]
-            cosine = -(first * self._normals[mesh][todo]).sum(1) / np.linalg.norm(first, axis=1)
-            todo, points = todo[cosine > -0.02], points[cosine > -0.02]
-            ahead, x, y = np.moveaxis(points @ (turn.T @ axes), -1, 0)
-            scale = SIZE / 2 / self._half / np.maximum(ahead, 1e-6)
-            column, row = SIZE / 2 + x * scale, SIZE / 2 - y * scale
-            inside = (ahead > 0) & (np.abs([column, row] - np.float64(SIZE / 2)) < 0.51 * SIZE).all(
-                0
-            )
-            at = tuple(np.clip(i, 0, SIZE - 1).astype(int) for i in (row, column))
-            self.seen[mesh][todo[(inside & (ahead <= depth[at])).any(1)]] = True
-
-
-def survey_task(name: str) -> dict[str, np.ndarray]:
-    """Surveys a task; a third of its episodes are random motion, the others the stressed expert's.
-
-    Args:
-        name: Of the task.
-
-    Returns:
-        Packed bits by key of the mesh, for ``faces.npz``.
-    """
-    from lib.sim.env import ManipulationEnv  # which draws, and so imports this module
-    from lib.sim.experts import ScriptedExpert
-    from lib.sim.scene import Scene
-    from lib.sim.stress import Stress, draw
-
-    env = ManipulationEnv(name, render=False, horizon=150, linger=None)
-    model, data = env._sim.model, env._sim.data
-    scene = Scene(model, data, env.task, 16, cull=False)
-    scene.hide_unseen_bodies()
-    survey, expert = Survey(model, data), ScriptedExpert(env.task)
-    rng, action = np.random.default_rng(0), np.zeros(4)
-    for episode in range(EPISODES):
-        drawn = rng.random(4) * (rng.random(4) < [1, 0.5, 0.5, 0.5])
-        stress = Stress(
-            **dict(zip(("action_noise", "misgrasp", "slip", "push"), drawn, strict=True))
-        )
-        _, info = env.reset(seed=episode, options={"stress": stress})
-        for step in range(150):
-            if episode % 3:
-                action = expert(info["expert_obs"])
-            elif step % 25 == 0:
-                action = rng.uniform(-1, 1, 4)
-            _, _, _, _, info = env.step(action)
-            for camera in range(CAMERAS if step % EVERY == 0 else 0):
-                pose = draw(Stress(camera=1.0), rng).camera if camera else np.zeros(6)
-                scene.disturb(np.ones(3), pose)
-                survey.look(scene.view, scene.options)
-    return {_key(name, model, mesh): np.packbits(seen) for mesh, seen in survey.seen.items()}
-
-
-def main() -> None:
-    """Writes the survey of every task."""
-    from lib.sim.tasks import TASKS
-
-    found = {key: bits for name in TASKS for key, bits in survey_task(name).items()}
-    with atomic(FILE) as scratch, scratch.open("wb") as file:
-        np.savez_compressed(file, **found)
-
-
-if __name__ == "__main__":
-    main()

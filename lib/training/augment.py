@@ -9,8 +9,12 @@ Tensor suffixes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
+
+from lib.halves import both
 
 NOISE_BANK = 1 << 20  # samples drawn once; each view takes a stretch of them
 
@@ -75,21 +79,27 @@ class Augment:
         starts_B = self._stretches(batch, height * width * 3)
         padded, reach = _pad(images_BHW3, shifts_2B)
         out_BHW3 = torch.empty(batch, height, width, 3)
-        for index, view in enumerate(out_BHW3):
-            top, left = (int(shift) + reach for shift in shifts_2B[:, index])
-            window = padded[index, top : top + height + 2, left : left + width + 2]
-            if self.blur:
-                view.copy_(_blurred(window.float(), float(variance_B[index])))
-            else:
-                view.copy_(window[1:-1, 1:-1])
-            # (x - mean) * contrast + mean, times gain, in one affine map.
-            contrast, gain_3 = contrast_B1[index], gain_B3[index] / 255
-            offset_3 = view.mean() * (1 - contrast) * gain_3
-            view.mul_(contrast * gain_3).add_(offset_3)
-            if self.noise:
-                start = starts_B[index]
-                view.add_(self._bank[start : start + view.numel()].view_as(view), alpha=self.noise)
-            view.clamp_(0, 1)
+
+        def make(part: slice) -> None:
+            for index in range(batch)[part]:
+                view = out_BHW3[index]
+                top, left = (int(shift) + reach for shift in shifts_2B[:, index])
+                window = padded[index, top : top + height + 2, left : left + width + 2]
+                if self.blur:
+                    view.copy_(_blurred(window.float(), float(variance_B[index])))
+                else:
+                    view.copy_(window[1:-1, 1:-1])
+                # (x - mean) * contrast + mean, times gain, in one affine map.
+                contrast, gain_3 = contrast_B1[index], gain_B3[index] / 255
+                offset_3 = view.mean() * (1 - contrast) * gain_3
+                view.mul_(contrast * gain_3).add_(offset_3)
+                if self.noise:
+                    noise = self._bank[starts_B[index] :][: view.numel()].view_as(view)
+                    view.add_(noise, alpha=self.noise)
+                view.clamp_(0, 1)
+
+        half = batch // 2
+        both(partial(make, slice(half)), partial(make, slice(half, None)))
         return out_BHW3.permute(0, 3, 1, 2)
 
     def _stretches(self, batch: int, length: int) -> list[int]:
