@@ -1,7 +1,5 @@
 """ConvGRU dynamics on the frozen features -> checkpoints/spatial_rnn.safetensors."""
 
-from functools import partial
-
 import numpy as np
 import torch
 
@@ -78,9 +76,9 @@ def main() -> None:
         say("rnn: every held-out window has a dropped picture; judged on them all the same")
         clean = everything
     with timed("skill"):
-        measure = partial(prediction_skill, trained, normalize=normalize, warmup=settings.warmup)
-        skill, by_step = measure(clean, seed=params.seed)
-        with_dropped, _ = measure(everything, seed=params.seed, controls=False)
+        options = {"normalize": normalize, "warmup": settings.warmup, "seed": params.seed}
+        skill, by_step = prediction_skill(trained, clean, **options)
+        with_dropped, _ = prediction_skill(trained, everything, **options, controls=False)
     skill["skill_with_dropped"] = with_dropped["skill"]
     episodes = suite(
         params.task,

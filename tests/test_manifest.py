@@ -48,7 +48,7 @@ def test_numbers_are_in_memory():
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot tell")
-def test_a_full_disk_is_one_line(monkeypatch):
+def test_a_full_disk_is_one_line():
     """It says how much is needed and where else to put it; the process is not killed later."""
     with pytest.raises(UserError, match=r"no room for .* GB of pictures .*GOLDEN_PATH_WORK"):
         manifest._empty((1 << 22, 1 << 20, 1 << 10), np.dtype(np.uint8))

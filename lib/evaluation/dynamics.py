@@ -46,21 +46,22 @@ def prediction_skill(
     for start in range(0, len(windows), BATCH):
         chosen = np.arange(start, min(start + BATCH, len(windows)))
         maps, actions = windows.batch(chosen)
-        _, other = windows.batch(others[chosen])
-        z = normalize(maps)
-        later = actions.clone()
-        later[warmup - 1 :] = other[warmup - 1 :]
-        for name, taken in zip(names, (actions, later, other), strict=False):
-            predicted = _rollout(model, z, taken, warmup)
-            for level, real in z.items():
-                errors[name] += _squared(predicted[level][warmup - 1 :], real[warmup:])
+        z, taken = normalize(maps), [actions]
         for real in z.values():
             errors["persistence"] += _squared(real[warmup - 1], real[warmup:])
         if controls:
+            _, other = windows.batch(others[chosen])
+            later = actions.clone()
+            later[warmup - 1 :] = other[warmup - 1 :]
+            taken += [later, other]
             predicted = _rollout(model, z, actions, len(actions))
             for level, real in z.items():
                 forced["model"] += _squared(predicted[level][warmup - 1 :], real[warmup:]).sum()
                 forced["persistence"] += _squared(real[warmup - 1 : -1], real[warmup:]).sum()
+        for name, mine in zip(names, taken, strict=True):
+            predicted = _rollout(model, z, mine, warmup)
+            for level, real in z.items():
+                errors[name] += _squared(predicted[level][warmup - 1 :], real[warmup:])
     skill = {name: 1 - errors[name] / errors["persistence"] for name in names}
     rows = [{"k": k + 1, **{name: float(skill[name][k]) for name in names}} for k in range(STEPS)]
     metrics: dict[str, Any] = {
