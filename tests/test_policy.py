@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib.agent.agents import Decision, Observed, ScriptAgent, build_actor
-from lib.agent.closed_loop import ClosedLoop, Trajectory, Trial, run_episodes
+from lib.agent.closed_loop import Trajectory, Trial, run_episodes
 from lib.condition import SEVERITY, WEIGHTS_SLICE, ConditionVector
 from lib.params import Policy, load_params
 from lib.sim.experts import FastScript
@@ -94,35 +94,6 @@ def test_robots_keep_the_preference_and_the_stress_of_their_trial():
         again = run_episodes(alone, ScriptAgent(FastScript()), trials[1:2])
         nominal = run_episodes(alone, ScriptAgent(FastScript()), [Trial(2)])
     assert np.abs(np.array(again[0].action) - np.array(nominal[0].action)).max() > 0.1
-
-
-def test_a_trial_ends_at_its_own_horizon():
-    """However long the environment would go on."""
-    trials = [Trial(1, horizon=4), Trial(2, horizon=7), Trial(3)]
-    with closing(make_vector_env(2, render=False, horizon=10)) as env:
-        runs = run_episodes(env, Recorder(), trials)
-    assert [len(run.success) for run in runs] == [4, 7, 10]
-
-
-def test_the_learner_works_while_the_robots_move():
-    """Once a step, between sending the actions and taking what came of them; motion is the same."""
-    order, trials = [], [Trial(1), Trial(2)]
-
-    class Watched(Recorder):
-        def act(self, *arguments):
-            order.append("act")
-            return super().act(*arguments)
-
-    env = make_vector_env(2, render=False, horizon=10)
-    with closing(env):
-        alone = run_episodes(env, Recorder(), trials)
-        wait = env.step_wait
-        env.step_wait = lambda: (order.append("wait"), wait())[1]
-        loop, runs = ClosedLoop(env, Watched(), trials), []
-        while not loop.idle:
-            runs += loop.step(meanwhile=lambda: order.append("learn"))
-    assert order == ["act", "learn", "wait"] * 10
-    assert [t.energy_j for t in runs] == [t.energy_j for t in alone]
 
 
 def episode(steps: int, success_at: int | None, undone: int = 100) -> Trajectory:

@@ -22,7 +22,6 @@ from lib.console import track
 from lib.manifest import Dataset
 from lib.paths import BACKBONE, FEATURES, GEOMETRY, SEGMENTER, SPATIAL_RNN, relative
 from lib.perception.encoder import load_backbone
-from lib.perception.geometry import NAMES
 from lib.perception.memory import SpatialMemory
 from lib.perception.segmenter import Autocast, load_segmenter
 from lib.perception.store import load_frames
@@ -31,17 +30,6 @@ from lib.portable import matmul
 from lib.ridge import principal_axes
 
 CLIP = 5.0  # standard deviations
-# Smallest unit of what is fed in directly. The expert keeps its gripper open to within 0.1 mm: in
-# units of that, any touch of the fingers would be out of all bounds. Positions and motions of the
-# hand (m), of the gripper (share of its span), actions, the vector to the handle (m), geometry.
-HAND, GRIPPER = [0.01] * 3, [0.1]
-HAND_MOTION, GRIPPER_MOTION = [0.001] * 3, [0.02]
-SMALLEST_UNIT = [
-    *(HAND + GRIPPER),
-    *(HAND_MOTION + GRIPPER_MOTION),
-    *[0.1] * 4,
-    *[0.01] * (3 + len(NAMES)),
-]
 
 
 @dataclass
@@ -244,9 +232,7 @@ class Projector:
             scaled = axes / np.sqrt(np.maximum(variances[:components], 1e-8))
             tensors[f"{name}_components"] = torch.from_numpy(scaled).float()
         tensors["direct_mean"] = torch.from_numpy(percepts.direct.mean(0))
-        tensors["direct_std"] = torch.from_numpy(
-            np.maximum(percepts.direct.std(0), np.array(SMALLEST_UNIT, np.float32))
-        )
+        tensors["direct_std"] = torch.from_numpy(percepts.direct.std(0) + 1e-4)
         return cls(tensors)
 
     def tensors(self) -> dict[str, Tensor]:
