@@ -10,7 +10,7 @@ PIP := -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor repro campaign verify test lint format deps lock clean
+.PHONY: help setup doctor repro campaign readme verify test lint format deps lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ repro: $(INSTALLED) ## Run the pipeline: what changed, and only that (ARGS="-f v
 
 campaign: $(INSTALLED) ## Run seeds and variants, a row each in a CSV (SPEC=campaigns/seeds.yaml)
 	@$(BIN)/python -m lib.campaign $(SPEC) $(ARGS)
+
+readme: $(INSTALLED) ## Write the numbers of metrics/ and of the last campaign into README's table
+	@$(BIN)/python -m lib.readme
 
 verify: $(INSTALLED) ## Compare the small preset's outs with tests/goldens (CPU=Haswell: under qemu)
 	@$(BIN)/python -m lib.verify $(if $(CPU),--cpu $(CPU)) $(ARGS)

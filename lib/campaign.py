@@ -173,8 +173,15 @@ def _check_committed(root: Path, read: Sequence[str]) -> None:
             raise UserError(f"{file}: Git ignores it, so a clone lacks it; {way_out}")
 
 
-def _read_rows(path: Path) -> list[Row]:
-    """Returns the rows of a campaign's CSV, none if it is not there."""
+def read_rows(path: Path) -> list[Row]:
+    """Returns the rows of a campaign's CSV, none if it is not there.
+
+    Args:
+        path: The CSV.
+
+    Raises:
+        UserError: If a row lacks a column.
+    """
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -234,7 +241,7 @@ def summarise(values: Sequence[float], worst: str) -> list[float]:
 
 def _print_summary(spec: Spec, csv_file: Path, commit: str) -> None:
     """Prints a table a variant over the rows of a commit."""
-    rows = _read_rows(csv_file)
+    rows = read_rows(csv_file)
     for variant in spec.variants:
         wanted = (variant, commit, _text(spec, variant))
         mine = [row for row in rows if (row["variant"], row["commit"], row["params"]) == wanted]
@@ -280,7 +287,7 @@ def campaign(path: Path, *, run: bool, root: Path = ROOT, work: Path = WORK) -> 
     commit = _call(root, *last, *ALWAYS_READ, *read)
     if run:
         _check_committed(root, read)
-    done = {_identity(row) for row in _read_rows(csv_file)}
+    done = {_identity(row) for row in read_rows(csv_file)}
     asked = [
         dict(zip(IDENTITY, (variant, seed, commit, _text(spec, variant)), strict=True))
         for variant in spec.variants
@@ -309,7 +316,7 @@ def campaign(path: Path, *, run: bool, root: Path = ROOT, work: Path = WORK) -> 
         row |= {"passed": "yes" if passed else "no"}
         # A variant may have no such number: an empty cell, and a smaller n in the summary.
         row |= {column: _number(folder, metric) for column, metric in spec.metrics.items()}
-        write_csv(csv_file, [*_read_rows(csv_file), row])
+        write_csv(csv_file, [*read_rows(csv_file), row])
         shutil.rmtree(folder)
     _print_summary(spec, csv_file, commit)
     if failures:

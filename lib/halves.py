@@ -12,8 +12,9 @@ al. 2017, arXiv 1705.08741), which needs a network a half; see ``twin``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import lru_cache
 from threading import local
 from typing import TypeVar
@@ -46,7 +47,8 @@ def both(first: Callable[[], T], second: Callable[[], T]) -> tuple[T, T]:
     Returns:
         What each returned.
     """
-    if getattr(_here, "busy", False) or torch.get_num_threads() == 1:
+    alone = torch.get_num_threads() == 1 and not getattr(_here, "pair", False)
+    if getattr(_here, "busy", False) or alone:
         return first(), second()
     _here.busy = True
     try:
@@ -57,6 +59,22 @@ def both(first: Callable[[], T], second: Callable[[], T]) -> tuple[T, T]:
             wait([task])
     finally:
         _here.busy = False
+
+
+@contextmanager
+def small_operations() -> Iterator[None]:
+    """Gives every operation one thread, and leaves two to ``both``.
+
+    For many small operations: two threads would wait for each other longer than they work.
+    """
+    threads = torch.get_num_threads()
+    _here.pair = threads > 1
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _here.pair = False
 
 
 def split(count: int) -> list[slice]:

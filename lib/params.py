@@ -276,6 +276,7 @@ class Policy(Section):
     horizon: Annotated[int, Field(ge=10, le=500)]
     presets: Annotated[dict[str, Preference], Field(min_length=1)]
     preset: str
+    validations: Count
     validate_every: Count
     validate_episodes: Count
 

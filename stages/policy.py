@@ -15,7 +15,7 @@ from lib.manifest import load_dataset
 from lib.params import load_params
 from lib.paths import CLONED_POLICY, METRICS, PLOTS, POLICY
 from lib.perception.stack import Perception, Projector, perceive_dataset
-from lib.sim.env import episode_seed
+from lib.sim.env import spread_seeds
 from lib.sim.vector import make_vector_env
 from lib.stage import run
 from lib.training.loop import Curve
@@ -27,7 +27,7 @@ FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
 
 def main() -> None:
     """Clones the expert from pixels, improves on it, and publishes the best by validation."""
-    params = load_params("task", "seed", "compute", "safety", "economics", "policy")
+    params = load_params("task", "seed", "compute", "safety", "economics", "policy", "evaluate")
     settings, seed = params.policy, params.seed
     if not settings.use_neural:
         serve_script()
@@ -49,16 +49,22 @@ def main() -> None:
         settings.num_envs,
         task=params.task,
         image_size=perception.backbone.image_size,
-        horizon=settings.horizon,
+        horizon=max(settings.horizon, params.evaluate.horizon),
         linger=None,
         prices=params.economics.model_dump(),
     )
-    held_out = [episode_seed(seed, i, "validate") for i in range(settings.validate_episodes)]
+    positions = env.call("positions")[0]
+    held_out = spread_seeds(seed, settings.validate_episodes, "validate", positions)
+    # More than there will be, where no episode is over in a quarter of its time.
+    count = 4 * settings.online_steps // settings.horizon + settings.num_envs
+    training = spread_seeds(seed, count, "train", positions, ends=True)
 
     def validate(weights: Sequence[float]) -> Validation:
-        # Whether the drawer stays open is looked at under the published preference alone.
-        linger = settings.linger if list(weights) == settings.weights else 0
-        trials = [Trial(one, weights=weights, linger=linger) for one in held_out]
+        # As in the test; whether the drawer stays open is looked at under the published preference
+        # alone.
+        linger = None if list(weights) == settings.weights else 0
+        horizon = params.evaluate.horizon
+        trials = [Trial(one, weights=weights, linger=linger, horizon=horizon) for one in held_out]
         with timed("validation"):
             runs = run_episodes(env, agent, trials)
         figures = [
@@ -71,7 +77,7 @@ def main() -> None:
             agent,
             replay,
             env,
-            lambda index: episode_seed(seed, index, "train"),
+            lambda index: training[index % count],
             validate,
             settings,
             params.safety,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.halves import average_buffers, both, in_halves, split, twin
+from lib.halves import average_buffers, both, in_halves, small_operations, split, twin
 
 
 def network() -> nn.Module:
@@ -76,6 +76,22 @@ def test_a_failure_of_either_half_is_told_and_the_next_call_works():
     meeting = threading.Barrier(2, timeout=10)
     assert both(meeting.wait, meeting.wait) in ((0, 1), (1, 0))
     assert both(lambda: both(int, int), lambda: both(int, int)) == ((0, 0), (0, 0))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_small_operations_have_one_thread_and_both_as_many_as_asked_for(threads):
+    """Also after an error the number of threads is what it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with pytest.raises(KeyError), small_operations():
+            assert torch.get_num_threads() == 1
+            first, second = both(threading.get_ident, threading.get_ident)
+            assert (first != second) == (threads == 2)
+            raise KeyError
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_twin_has_statistics_of_its_own():

@@ -27,7 +27,7 @@ from lib.perception.memory import (
     imagine,
 )
 from lib.perception.segmenter import SkillRouter
-from lib.perception.stack import Perception
+from lib.perception.stack import SMALLEST_UNIT, Perception, Percepts, Projector
 from lib.training.augment import Augment, shifted
 from lib.training.rnn import Windows
 from lib.training.vision import mean_pictures, motion_weights
@@ -433,6 +433,9 @@ def test_the_frozen_backbone_has_no_gradients_and_one_that_is_not_frozen_is_refu
         load_backbone(path)
 
 
+GRIPPER_AT = 3  # in what is fed to the policy directly
+
+
 class Oblivious:
     """A memory that keeps nothing; what it finds surprising is what a frame says of itself."""
 
@@ -452,7 +455,7 @@ class Oblivious:
 def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode():
     """Proprioception, its change, the action between; looking without remembering is undone."""
     stack = Perception.__new__(Perception)
-    stack.memory, stack.router = Oblivious(), SkillRouter(np.zeros((1 + 5 + 15, 3)))
+    stack.memory, stack.router = Oblivious(), SkillRouter(np.zeros((1 + 4 + 10, 3)))
     stack.reset()
     geometry, rng = np.zeros((2, 1)), np.random.default_rng(0)
     proprio = rng.normal(size=(4, 2, 4)).astype(np.float32)
@@ -473,10 +476,48 @@ def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode(
         np.testing.assert_array_equal(felt[:, 8:12], goes_on * action[step])
 
 
+def test_a_gripper_that_the_expert_never_closed_throws_nothing_out():
+    """Where the handle is does not depend on it, and it stays within the observation's bounds."""
+    rng = np.random.default_rng(0)
+    geometry, weights = rng.random((3, 5)), rng.normal(size=(1 + 8 + 36, 3))
+    wide = np.concatenate([rng.normal(size=(3, 3)), np.ones((3, 1))], 1)
+    shut = np.concatenate([wide[:, :3], np.zeros((3, 1))], 1)
+    router = SkillRouter(weights)
+    np.testing.assert_array_equal(
+        router.to_handle(geometry, wide), router.to_handle(geometry, shut)
+    )
+
+    direct = np.random.default_rng(1).normal(size=(100, len(SMALLEST_UNIT))).astype(np.float32)
+    direct[:, GRIPPER_AT] = 1.0
+    maps = rng.normal(size=(2, 100, 8)).astype(np.float16)
+    nothing = np.zeros(100)
+    percepts = Percepts(direct, *maps, nothing, nothing)
+    projector = Projector.fit(percepts, 2, 2)
+    plain = projector(percepts)
+    percepts.direct[:, GRIPPER_AT] = 0.8
+    touched = projector(percepts)
+    np.testing.assert_allclose(touched[:, GRIPPER_AT], -2, rtol=1e-5)
+    others = np.arange(plain.shape[1]) != GRIPPER_AT
+    np.testing.assert_array_equal(touched[:, others], plain[:, others])
+    assert np.abs(plain[:, : len(SMALLEST_UNIT)].std(0)[1:3] - 1).max() < 1e-3
+
+
+def test_components_keep_their_share_of_the_spread():
+    """As singular value decomposition has them; the first has unit variance, the rest less."""
+    rng = np.random.default_rng(2)
+    maps = rng.normal(size=(2, 200, 8)) * [5, 3, 2, 1, 0.5, 0.2, 0.1, 0.1]
+    direct, nothing = np.zeros((200, len(SMALLEST_UNIT)), np.float32), np.zeros(200)
+    percepts = Percepts(direct, *maps.astype(np.float32), nothing, nothing)
+    seen = Projector.fit(percepts, 4, 3)(percepts)[:, len(SMALLEST_UNIT) :]
+    spreads = [np.linalg.svd(x - x.mean(0), compute_uv=False) for x in maps]
+    wanted = np.concatenate([s[:n] / s[0] for s, n in zip(spreads, (4, 3), strict=True)])
+    np.testing.assert_allclose(seen.std(0), wanted, rtol=1e-3)
+
+
 def test_surprise_compares_a_frame_with_what_was_foreseen_of_it():
     """Every AHEAD steps of each robot's episode, from the frame and the actions of just then."""
     stack, steps = Perception.__new__(Perception), 2 * AHEAD + 6
-    stack.memory, stack.router = Oblivious(), SkillRouter(np.zeros((1 + 5 + 15, 3)))
+    stack.memory, stack.router = Oblivious(), SkillRouter(np.zeros((1 + 4 + 10, 3)))
     stack.reset()
     rng = np.random.default_rng(0)
     frames = torch.from_numpy(rng.normal(size=(steps, 2, 1)))

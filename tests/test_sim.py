@@ -30,7 +30,7 @@ from lib.episode.check import problems
 from lib.errors import UserError
 from lib.params import load_params
 from lib.paths import ROOT
-from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed
+from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed, spread_seeds
 from lib.sim.experts import FastScript, ScriptedExpert
 from lib.sim.rollout import LEGEND, TEMPLATES, _worker_env, plan, rollout
 from lib.sim.simulation import Simulation
@@ -180,6 +180,41 @@ def test_seeds_cover_the_whole_continuous_range_of_positions(blind):
     assert len(np.unique(xs[:, axis])) == 100
     assert spread[axis] == pytest.approx(width, rel=0.05)
     assert (np.histogram(xs[:, axis], bins=8)[0] > 5).all()
+
+
+def test_spread_seeds_cover_the_positions_evenly(blind):
+    """One in each of ten equal parts of the drawer's range; each stream has seeds of its own."""
+    low, high = blind.positions
+    chosen = {name: spread_seeds(0, 10, name, (low, high)) for name in ("validate", "other")}
+    assert not set(chosen["validate"]) & set(chosen["other"])
+    assert set(chosen["validate"]) <= {episode_seed(0, i, "validate") for i in range(1000)}
+    for seeds in chosen.values():
+        xs = np.array([blind.reset(seed=seed)[1]["state"][4] for seed in seeds])
+        np.testing.assert_allclose(
+            xs - xs.mean(), (np.arange(10) - 4.5) * (high - low).max() / 10, atol=0.002
+        )
+
+
+def test_training_seeds_are_denser_towards_the_ends_from_the_first_on(blind):
+    """A third of them in the outer 15 %, a third in the inner half, also among the first forty."""
+    low, high = blind.positions
+    seeds = spread_seeds(0, 120, "train", (low, high), ends=True)
+    assert len(set(seeds)) == 120
+    xs = np.array([np.random.default_rng(seed).uniform(low, high)[0] for seed in seeds])
+    shares = np.abs(xs - (low + high)[0] / 2) / ((high - low)[0] / 2)
+    for some in (shares, shares[:40]):
+        assert (some > 0.85).mean() == pytest.approx(0.353, abs=0.03)
+        assert (some < 0.5).mean() == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_spread_seeds_cover_a_plane():
+    """16 of positions on a table: each quarter of it has four; what cannot vary is left out."""
+    low, high = np.array([-0.1, 0.5, 0.0]), np.array([0.1, 0.7, 0.0])
+    seeds = spread_seeds(0, 16, "validate", (low, high))
+    at = np.array([np.random.default_rng(seed).uniform(low, high) for seed in seeds])
+    assert len(set(seeds)) == 16
+    counts, *_ = np.histogram2d(at[:, 0], at[:, 1], bins=2, range=((-0.1, 0.1), (0.5, 0.7)))
+    assert (counts == 4).all()
 
 
 def test_a_reset_without_seed_goes_on_with_the_generator(blind):

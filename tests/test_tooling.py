@@ -1,13 +1,19 @@
 """What is installed is what is pinned, and what is imported is what is declared."""
 
 import ast
+import csv
 import json
 import re
 import sys
 from importlib import metadata
 
+import numpy as np
+import pytest
 from packaging.requirements import Requirement
 
+from lib import readme
+from lib.errors import UserError
+from lib.params import read_yaml
 from lib.paths import ROOT
 
 
@@ -75,14 +81,45 @@ def test_imports_are_direct_dependencies():
                     assert owners & declared, f"{file.relative_to(ROOT)} imports {top}"
 
 
-def test_the_numbers_in_the_readme_are_those_of_the_metrics():
-    """Each row of the README's table names its metric; what it shows is that metric, rounded."""
-    row = re.compile(r"^\| .* \| ([-\d.,]+) \| `(\w+) ([\w.]+)` \|$", re.MULTILINE)
+def test_the_numbers_in_the_readme_are_those_of_the_metrics_and_of_the_last_campaign():
+    """Each row of the table names its metric; it shows that metric, and mean and worst of seeds."""
+    row = re.compile(
+        r"^\| [^|]* \| ([^|]+) \| ([^|]+) \| ([^|]+) \| `(\w+) ([\w.]+)` \|$", re.MULTILINE
+    )
     rows = row.findall((ROOT / "README.md").read_text())
     assert len(rows) >= 10
-    for shown, file, key in rows:
+    asked = read_yaml(ROOT / "campaigns" / "seeds.yaml")["metrics"]
+    with (ROOT / "campaigns" / "seeds.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    runs = [run for run in runs if run["commit"] == runs[-1]["commit"]]
+    for one, mean, worst, file, key in rows:
         value = json.loads((ROOT / "metrics" / f"{file}.json").read_text())
         for part in key.split("."):
             value = value[part]
-        digits = len(shown.partition(".")[2])
-        assert f"{value:,.{digits}f}" == shown, (file, key, value)
+        digits = len(one.partition(".")[2])
+        assert f"{value:,.{digits}f}" == one, (file, key, value)
+        column, metric = next(
+            (c, m) for c, m in asked.items() if file in m["file"] and m["key"] == key
+        )
+        values = [float(run[column]) for run in runs]
+        bad = {"min": min, "max": max}[metric["worst"]](values)
+        assert (mean, worst) == (f"{np.mean(values):,.{digits}f}", f"{bad:,.{digits}f}"), column
+
+
+def test_the_table_in_the_readme_is_written_by_a_program():
+    """What ``python -m lib.readme`` would write is what is there, and it mends what is not."""
+    text = (ROOT / "README.md").read_text()
+    assert readme.updated(text) == text
+    wrong = re.sub(
+        r"\| [\d.]+ (\|[^|]*\|[^|]*\| `evaluate policy.success_any`)", r"| 0.12 \1", text
+    )
+    assert wrong != text
+    assert readme.updated(wrong) == text
+
+
+def test_a_row_of_an_unknown_metric_is_one_clear_line():
+    """It names the row and the campaign that lacks it."""
+    with pytest.raises(
+        UserError, match=r"README.md: Speed: .*seeds.yaml does not ask .* policy.speed"
+    ):
+        readme.updated("| Speed | 1.0 | – | – | `evaluate policy.speed` |")

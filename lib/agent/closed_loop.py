@@ -26,12 +26,14 @@ class Trial:
         stress: What goes wrong in it.
         weights: Preference over OBJECTIVES; None leaves it to the agent.
         linger: Control steps that it goes on after its first success; None = to the horizon.
+        horizon: Control steps at most; None = those of the environment.
     """
 
     seed: int
     stress: Stress = NOMINAL
     weights: Sequence[float] | None = None
     linger: int | None = None
+    horizon: int | None = None
 
 
 @dataclass
@@ -77,7 +79,9 @@ class Trajectory:
     @property
     def finished(self) -> bool:
         """Whether the trial asks for no more steps, however much time is left."""
-        linger = self.trial.linger
+        linger, horizon = self.trial.linger, self.trial.horizon
+        if horizon is not None and len(self.success) >= horizon:
+            return True
         return linger is not None and self.succeeded and len(self.success) >= self.steps + linger
 
     def observe(self, seen: Observed, robot: int) -> None:
@@ -159,8 +163,11 @@ class ClosedLoop:
         """Whether no episode is running."""
         return all(trajectory is None for trajectory in self._running)
 
-    def step(self) -> list[Trajectory]:
+    def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[Trajectory]:
         """Moves every robot by one control step.
+
+        Args:
+            meanwhile: Called once while the environments move.
 
         Returns:
             The episodes that ended with it, in the order of the environments.
@@ -175,7 +182,9 @@ class ClosedLoop:
                 running.action.append(decision.action[index])
                 if self._keep:
                     running.frames.append(images[index].copy())
-        self._observation, _, terminated, truncated, info = self._env.step(decision.action)
+        self._env.step_async(decision.action)
+        meanwhile()
+        self._observation, _, terminated, truncated, info = self._env.step_wait()
         self._expert = info["expert_obs"]
         # What the robot was told to do, not what noise made of it: it knows only that.
         self._previous = decision.action.astype(np.float32)

@@ -18,14 +18,15 @@ from lib.portable import Linear
 
 LEVELS = ("p3", "p4", "p5")  # strides 8, 16 and 32
 
-# Image intensities in [0, 1] are centred and scaled alike in every channel: rendered scenes do
-# not share the colour statistics of photographs.
-IMAGE_MEAN, IMAGE_STD = 0.5, 0.25
+# Image intensities in [0, 1] are centred alike in every channel: rendered scenes do not share the
+# colour statistics of photographs. The stem's normalisation sees to the scale.
+IMAGE_MEAN = 0.5
 
 
 class TrunkShape(NamedTuple):
-    """Channels of the stem, channels and blocks of the four stages, channels of a group."""
+    """Stride and channels of the stem, channels and blocks of the stages, channels of a group."""
 
+    stem_stride: int
     stem: int
     widths: tuple[int, ...]
     depths: tuple[int, ...]
@@ -81,13 +82,14 @@ def trunk_shape(size: str, block: str) -> TrunkShape:
     if block not in ("X", "Y"):
         raise ValueError(f"unknown block {block!r}: choose 'X' or 'Y'")
     if size == "tiny":
-        return TrunkShape(16, (24, 48, 96, 144), (1, 1, 3, 1), 24)
+        # A first stage at half of the resolution would take half of the time of a training step.
+        return TrunkShape(4, 24, (24, 48, 96, 144), (1, 1, 3, 1), 24)
     if size == "small":
-        return TrunkShape(32, (32, 64, 128, 256), (1, 2, 4, 2), 16)
+        return TrunkShape(2, 32, (32, 64, 128, 256), (1, 2, 4, 2), 16)
     if size == "400MF":
         if block == "X":
-            return TrunkShape(32, *regnet_widths(22, 24, 24.48, 2.54, 16), 16)
-        return TrunkShape(32, *regnet_widths(16, 48, 27.89, 2.09, 8), 8)
+            return TrunkShape(2, 32, *regnet_widths(22, 24, 24.48, 2.54, 16), 16)
+        return TrunkShape(2, 32, *regnet_widths(16, 48, 27.89, 2.09, 8), 8)
     raise ValueError(f"unknown backbone size {size!r}: choose 'tiny', 'small' or '400MF'")
 
 
@@ -216,13 +218,13 @@ class Backbone(nn.Module):
         super().__init__()
         shape = trunk_shape(size, block)
         self.channels = dict.fromkeys(LEVELS, pyramid_channels)
-        self.stem = conv_norm(3, shape.stem, 3, stride=2)
-        inputs = shape.stem
+        self.stem = conv_norm(3, shape.stem, 2 * shape.stem_stride - 1, shape.stem_stride)
+        inputs, strides = shape.stem, (4 // shape.stem_stride, 2, 2, 2)
         self.stages = nn.ModuleList()
-        for width, depth in zip(shape.widths, shape.depths, strict=True):
+        for width, depth, first in zip(shape.widths, shape.depths, strides, strict=True):
             blocks = []
             for index in range(depth):
-                stride = 2 if index == 0 else 1
+                stride = first if index == 0 else 1
                 blocks.append(RegNetBlock(inputs, width, stride, shape.group_width, block == "Y"))
                 inputs = width
             self.stages.append(nn.Sequential(*blocks))
@@ -241,7 +243,7 @@ class Backbone(nn.Module):
             Levels "p3", "p4" and "p5" of strides 8, 16 and 32, each (B, C, ceil(H/stride),
             ceil(W/stride)).
         """
-        x_BCHW = F.relu(self.stem((images_B3HW - IMAGE_MEAN) / IMAGE_STD), inplace=True)
+        x_BCHW = F.relu(self.stem(images_B3HW - IMAGE_MEAN), inplace=True)
         x_BCHW = self.stages[0](x_BCHW)
         levels = []
         for stage, lateral in zip(self.stages[1:], self.laterals, strict=True):

@@ -1,27 +1,28 @@
 """Segmenter: a U-Net with a boundary head and a primitive head.
 
-Paper: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation"
-(arXiv 1505.04597), here with "same" padding and batch normalisation.
+Papers: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation"
+(arXiv 1505.04597), here with "same" padding and batch normalisation; Chaurasia and Culurciello
+2017, "LinkNet" (arXiv 1707.03718), whose decoder adds the encoder's maps to its own, where the
+U-Net's takes both.
 
 Tensor suffixes: B batch, C channels or classes, H height, W width.
 """
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def double_conv(inputs: int, outputs: int) -> nn.Sequential:
-    """Two 3x3 convolutions, each with batch normalisation and ReLU.
+def convolutions(inputs: int, outputs: int, count: int) -> nn.Sequential:
+    """3x3 convolutions, each with batch normalisation and ReLU.
 
     Batch normalisation rather than group normalisation: in evaluation it is a fixed affine map.
     """
     layers: list[nn.Module] = []
-    for channels in (inputs, outputs):
+    for index in range(count):
         layers += [
-            nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+            nn.Conv2d(inputs if index == 0 else outputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         ]
@@ -52,12 +53,15 @@ class UNet(nn.Module):
         super().__init__()
         self.stride = 2 ** (len(widths) - 1)
         inputs = (in_channels, *widths[:-1])
-        self.encoder = nn.ModuleList(map(double_conv, inputs, widths))
+        # The second convolution at full resolution puts boundaries right to the pixel; below it,
+        # one at a level does as well as two in half the time.
+        depths = (2, *[1] * (len(widths) - 1))
+        self.encoder = nn.ModuleList(map(convolutions, inputs, widths, depths))
         finer, coarser = widths[-2::-1], widths[:0:-1]
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(c, f, 2, stride=2) for c, f in zip(coarser, finer, strict=True)
         )
-        self.decoder = nn.ModuleList(double_conv(2 * f, f) for f in finer)
+        self.decoder = nn.ModuleList(map(convolutions, finer, finer, depths[-2::-1]))
         self.boundary_head = nn.Conv2d(widths[0], 1, 1)
         self.primitive_head = nn.Conv2d(widths[0], num_classes, 1)
 
@@ -78,11 +82,11 @@ class UNet(nn.Module):
             raise ValueError(
                 f"images are {height}x{width}: both must be divisible by {self.stride}"
             )
-        x_BCHW = 2 * images_BCHW - 1  # centred; the first normalisation sees to the scale
+        x_BCHW = images_BCHW - 0.5  # centred; the first normalisation sees to the scale
         skips = []
         for level, encode in enumerate(self.encoder):
             x_BCHW = encode(x_BCHW if level == 0 else F.max_pool2d(x_BCHW, 2))
             skips.append(x_BCHW)
         for up, decode, skip_BCHW in zip(self.up, self.decoder, skips[-2::-1], strict=True):
-            x_BCHW = decode(torch.cat([up(x_BCHW), skip_BCHW], dim=1))
+            x_BCHW = decode(up(x_BCHW) + skip_BCHW)
         return self.boundary_head(x_BCHW), self.primitive_head(x_BCHW)

@@ -1,6 +1,6 @@
 """From segmented pixels to a few numbers, and from those to where the handle is.
 
-Tensor suffixes: B batch, C classes, H height, W width, G geometry features.
+Tensor suffixes: B batch, C classes, H height, W width, P parts, G geometry features.
 """
 
 from __future__ import annotations
@@ -33,32 +33,28 @@ def geometry_of(probabilities_BCHW: Tensor) -> Tensor:
     height, width = probabilities_BCHW.shape[-2:]
     xs = (torch.arange(width) + 0.5) / width
     ys = (torch.arange(height) + 0.5) / height
-    numbers = []
-    for part in PARTS:
-        mask = probabilities_BCHW[:, PRIMITIVES.index(part)].float()
-        # Thousands of pixels with a little doubt would outweigh a handle of fifty.
-        mask = torch.where(mask > 0.3, mask, 0.0)
-        columns, rows = mask.sum(1), mask.sum(2)
-        total = columns.sum(1)
-        seen = total > 1.0
-        safe = total.clamp_min(1.0)
-        x = torch.where(seen, (columns * xs).sum(1) / safe, 0.5)
-        y = torch.where(seen, (rows * ys).sum(1) / safe, 0.5)
-        left = torch.where(seen, _quantile(columns / safe[:, None], EDGE_QUANTILES[0]), 0.5)
-        bottom = torch.where(seen, _quantile(rows / safe[:, None], EDGE_QUANTILES[1]), 0.5)
-        area = torch.where(seen, sqrt(total / (height * width)), 0.0)
-        numbers += [x, y, area, left, bottom]
-    return torch.stack(numbers, dim=1)
+    masks_BPHW = probabilities_BCHW[:, [PRIMITIVES.index(part) for part in PARTS]].float()
+    # Thousands of pixels with a little doubt would outweigh a handle of fifty.
+    masks_BPHW = torch.where(masks_BPHW > 0.3, masks_BPHW, 0.0)
+    columns, rows = masks_BPHW.sum(2), masks_BPHW.sum(3)
+    total_BP = columns.sum(2)
+    seen, safe = total_BP > 1.0, total_BP.clamp_min(1.0)
+    columns, rows = columns / safe[..., None], rows / safe[..., None]
+    left = _quantile(columns, EDGE_QUANTILES[0])
+    bottom = _quantile(rows, EDGE_QUANTILES[1])
+    places_BP4 = torch.stack([(columns * xs).sum(2), (rows * ys).sum(2), left, bottom], 2)
+    x, y, left, bottom = torch.where(seen[..., None], places_BP4, 0.5).unbind(2)
+    area = torch.where(seen, sqrt(total_BP / (height * width)), 0.0)
+    return torch.stack([x, y, area, left, bottom], 2).flatten(1)
 
 
 def _quantile(density: Tensor, share: float) -> Tensor:
-    """Position in [0, 1] below which ``share`` of each row's mass lies, linear within a pixel."""
-    mass = density.cumsum(1)
-    reached = (mass < share).sum(1).clamp_max(density.shape[1] - 1)
-    index = reached[:, None]
-    before = mass.gather(1, index) - density.gather(1, index)
-    within = (share - before) / density.gather(1, index).clamp_min(1e-6)
-    return (reached + within[:, 0].clamp(0, 1)) / density.shape[1]
+    """Position in [0, 1] below which ``share`` of the last axis' mass lies, linear in a pixel."""
+    mass = density.cumsum(-1)
+    reached = (mass < share).sum(-1, keepdim=True).clamp_max(density.shape[-1] - 1)
+    mine = density.gather(-1, reached)
+    within = (share - (mass.gather(-1, reached) - mine)) / mine.clamp_min(1e-6)
+    return ((reached + within.clamp(0, 1)) / density.shape[-1])[..., 0]
 
 
 def quadratic(x_BD: np.ndarray) -> np.ndarray:

@@ -67,15 +67,10 @@ class Segmenter:
             Primitive probabilities (B, C, H, W), and boundary probabilities (B, H, W), which the
             heuristic does not give.
         """
-        if self._model is None:
-            labels = torch.from_numpy(self._heuristic.primitives(images_BHW3)).long()
-            return F.one_hot(labels, len(PRIMITIVES)).permute(0, 3, 1, 2).float(), None
-        with self._autocast():
-            boundary, primitive = in_halves(
-                [partial(self._model, to_unit(images_BHW3[p])) for p in split(len(images_BHW3))]
-            )
-        return primitive.float().softmax(1), boundary[:, 0].float().sigmoid()
+        found = self._in_halves(images_BHW3, self._look)
+        return found[0], found[1] if self.active else None
 
+    @torch.inference_mode()
     def geometry(self, images_BHW3: np.ndarray) -> Tensor:
         """Measures the parts in pictures.
 
@@ -85,7 +80,20 @@ class Segmenter:
         Returns:
             (B, G) float32; see ``lib.perception.geometry.NAMES``.
         """
-        return geometry_of(self.probabilities(images_BHW3)[0])
+        return self._in_halves(images_BHW3, lambda some: [geometry_of(self._look(some)[0])])[0]
+
+    def _look(self, images_BHW3: np.ndarray) -> list[Tensor]:
+        if self._model is None:
+            labels = torch.from_numpy(self._heuristic.primitives(images_BHW3)).long()
+            return [F.one_hot(labels, len(PRIMITIVES)).permute(0, 3, 1, 2).float()]
+        boundary, primitive = self._model(to_unit(images_BHW3))
+        return [primitive.float().softmax(1), boundary[:, 0].float().sigmoid()]
+
+    def _in_halves(
+        self, images_BHW3: np.ndarray, work: Callable[[np.ndarray], list[Tensor]]
+    ) -> list[Tensor]:
+        with self._autocast():
+            return in_halves([partial(work, images_BHW3[p]) for p in split(len(images_BHW3))])
 
     def measure(self, images_NHW3: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Measures the parts in many pictures.
@@ -108,15 +116,17 @@ class Segmenter:
 class SkillRouter:
     """Says which skill is due, from what is seen and felt; the policy never picks its own.
 
-    A ridge regression, calibrated on phase 1, turns geometry and proprioception into the vector
-    from the hand to the handle, in metres. The phase rule of ``lib.skills`` does the rest.
+    A ridge regression, calibrated on phase 1, turns geometry and the hand's position into the
+    vector from the hand to the handle, in metres. The phase rule of ``lib.skills`` does the rest.
+    The gripper is left out: where the hand is does not depend on it, the expert never closes it,
+    and what a regression makes of a gripper that it never saw closed is anything.
     """
 
     def __init__(self, weights: np.ndarray) -> None:
         """Takes the calibration.
 
         Args:
-            weights: Of the ridge on ``quadratic([geometry, proprioception])``.
+            weights: Of the ridge on ``quadratic([geometry, hand position])``.
         """
         self.weights = weights
 
@@ -135,9 +145,10 @@ class SkillRouter:
 
         Args:
             geometry_BG: Geometry features.
-            proprio_BP: Hand position and gripper.
+            proprio_BP: Hand position (3) and gripper.
         """
-        return quadratic(np.concatenate([geometry_BG, proprio_BP], axis=1).astype(np.float64))
+        hand_B3 = proprio_BP[:, :3]
+        return quadratic(np.concatenate([geometry_BG, hand_B3], axis=1).astype(np.float64))
 
     @staticmethod
     def route(to_handle_B3: np.ndarray, had_hold_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from lib.console import track
 from lib.manifest import Dataset
 from lib.paths import BACKBONE, FEATURES, GEOMETRY, SEGMENTER, SPATIAL_RNN, relative
 from lib.perception.encoder import load_backbone
+from lib.perception.geometry import NAMES
 from lib.perception.memory import SpatialMemory
 from lib.perception.segmenter import Autocast, load_segmenter
 from lib.perception.store import load_frames
@@ -30,6 +31,17 @@ from lib.portable import matmul
 from lib.ridge import principal_axes
 
 CLIP = 5.0  # standard deviations
+# Smallest unit of what is fed in directly. The expert keeps its gripper open to within 0.1 mm: in
+# units of that, any touch of the fingers would be out of all bounds. Positions and motions of the
+# hand (m), of the gripper (share of its span), actions, the vector to the handle (m), geometry.
+HAND, GRIPPER = [0.01] * 3, [0.1]
+HAND_MOTION, GRIPPER_MOTION = [0.001] * 3, [0.02]
+SMALLEST_UNIT = [
+    *(HAND + GRIPPER),
+    *(HAND_MOTION + GRIPPER_MOTION),
+    *[0.1] * 4,
+    *[0.01] * (3 + len(NAMES)),
+]
 
 
 @dataclass
@@ -203,7 +215,11 @@ def perceive_dataset(perception: Perception, dataset: Dataset) -> Percepts:
 
 
 class Projector:
-    """Percepts to observations: principal components, then zero mean and unit variance."""
+    """Percepts to observations: zero mean and unit variance, principal components of the maps.
+
+    Components share one unit, the spread of the first: each in its own would blow the last ones,
+    which tell one picture from another and nothing that holds for all, up to the size of the first.
+    """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         """Takes what ``fit`` made.
@@ -229,10 +245,12 @@ class Projector:
             mean = x.mean(0)
             variances, axes = principal_axes(x - mean, components)
             tensors[f"{name}_mean"] = torch.from_numpy(mean)
-            scaled = axes / np.sqrt(np.maximum(variances[:components], 1e-8))
+            scaled = axes / np.sqrt(max(variances[0], 1e-8))
             tensors[f"{name}_components"] = torch.from_numpy(scaled).float()
         tensors["direct_mean"] = torch.from_numpy(percepts.direct.mean(0))
-        tensors["direct_std"] = torch.from_numpy(percepts.direct.std(0) + 1e-4)
+        tensors["direct_std"] = torch.from_numpy(
+            np.maximum(percepts.direct.std(0), np.array(SMALLEST_UNIT, np.float32))
+        )
         return cls(tensors)
 
     def tensors(self) -> dict[str, Tensor]:

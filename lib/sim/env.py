@@ -16,6 +16,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Dict
+from scipy.stats import qmc
 
 from lib import economics
 from lib.episode import OBJECTIVES
@@ -28,6 +29,7 @@ from lib.skills import skill_phase
 CONTROL_STEP_S = 0.0125  # five simulation steps of 2.5 ms
 PROPRIO = 4  # hand x, y, z (m) and the gripper's opening in [0, 1]
 MAX_HORIZON = 500  # Meta-World refuses to step further
+POOL = 50  # seeds looked at for each that is chosen
 
 SLIP, PUSH, DROPOUT, LATENCY = map(STRESS_KINDS.index, ("slip", "push", "dropout", "latency"))
 
@@ -50,6 +52,54 @@ def episode_seed(seed: int, index: int, stream: str = "rollout") -> int:
     """
     entropy = [seed, zlib.crc32(stream.encode()), index]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
+
+
+def spread_seeds(
+    seed: int,
+    count: int,
+    stream: str,
+    positions: tuple[np.ndarray, np.ndarray],
+    *,
+    ends: bool = False,
+) -> list[int]:
+    """Returns reset seeds whose positions cover all that there are evenly (Hammersley points).
+
+    What a policy cannot do it often cannot do in one corner of its workspace, which a few positions
+    drawn at random miss.
+
+    Args:
+        seed: One of the seeds of params.yaml.
+        count: How many.
+        stream: What the episodes are for.
+        positions: Lowest and highest, ``ManipulationEnv.positions``.
+        ends: For training: denser towards the limits, as Chebyshev's nodes are, because what is
+            learned from examples is worst where they lie on one side only; and in an order of which
+            each beginning covers the whole range (Halton points).
+    """
+    low, high = positions
+    varies = high > low
+    pool = [episode_seed(seed, index, stream) for index in range(POOL * count)]
+    drawn = np.array([gym.utils.seeding.np_random(one)[0].uniform(low, high) for one in pool])
+    drawn = (drawn - low)[:, varies] / (high - low)[varies]
+    dimensions = int(varies.sum())
+    if ends:
+        # The first point of Halton's sequence is a corner.
+        even = qmc.Halton(dimensions, scramble=False).random(count + 1)[1:]
+        wanted = (1 - np.cos(np.pi * even)) / 2
+    else:
+        wanted = np.empty((count, dimensions))
+        wanted[:, :1] = np.arange(count)[:, None] / count
+        if dimensions > 1:
+            wanted[:, 1:] = qmc.Halton(dimensions - 1, scramble=False).random(count)
+        wanted += 0.5 / count
+    free = np.ones(len(pool), bool)
+    chosen: list[int] = []
+    for point in wanted:
+        distances = np.where(free, np.square(drawn - point).sum(1), np.inf)
+        nearest = int(distances.argmin())
+        free[nearest] = False
+        chosen.append(pool[nearest])
+    return chosen
 
 
 class ManipulationEnv(gym.Env):
@@ -125,6 +175,11 @@ class ManipulationEnv(gym.Env):
             np.array([-1.0, -np.inf, -np.inf], np.float32), np.array([0.0, 1.0, 0.0], np.float32)
         )
         self.reward_dim = len(OBJECTIVES)
+
+    @property
+    def positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest position of the task's parts that a reset draws."""
+        return self._sim.positions
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

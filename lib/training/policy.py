@@ -27,6 +27,7 @@ from lib.agent.closed_loop import ClosedLoop, Trajectory, Trial
 from lib.condition import CONDITION_DIM, ConditionVector, condition_batch
 from lib.console import say, timed, track
 from lib.episode import OBJECTIVES, SKILLS
+from lib.halves import small_operations
 from lib.losses import sac
 from lib.manifest import Dataset
 from lib.models.hydra import HydraActor, HydraCritic
@@ -145,6 +146,15 @@ def draw_conditions(
     )
 
 
+def count_updates(settings: Policy) -> int:
+    """Returns how many steps of SAC a training has.
+
+    Args:
+        settings: The recipe.
+    """
+    return settings.offline_steps + round(settings.online_steps * settings.updates_per_step)
+
+
 class Learner:
     """Actor, critics and temperature with their optimisers; one ``update`` is one step of SAC.
 
@@ -190,8 +200,7 @@ class Learner:
         start = torch.tensor(settings.init_temperature).log()
         self.log_temperature = torch.nn.Parameter(start)
         # Actor and critics come to rest: at a constant rate the policy wavers to the end.
-        total = settings.offline_steps + round(settings.online_steps * settings.updates_per_step)
-        rest = {"schedule": hold_then_fall(total, settings.lr_hold)}
+        rest = {"schedule": hold_then_fall(count_updates(settings), settings.lr_hold)}
         self._actor_step = Optimizer(
             "policy", [*actor.parameters(), self.log_temperature], settings.lr, safety, **rest
         )
@@ -285,7 +294,7 @@ class Validation(NamedTuple):
 
     Attributes:
         success_any: Share of them where the task was done at any step.
-        success_last: Where it was so at the last step, ``policy.linger`` steps later.
+        success_last: Where it was so at the last step of the test's horizon.
         steps: Control steps until the first success, mean.
         joules: Mechanical work until then, mean.
         utility: w . V, the undiscounted return until then under the preference w, mean.
@@ -329,8 +338,7 @@ def reinforce(
     rng = np.random.default_rng(int(torch.randint(2**31, ())))
     explore = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     online = Replay(settings.online_steps + 1000, dim, settings.n_step, settings.gamma)
-    total = settings.offline_steps + round(settings.online_steps * settings.updates_per_step)
-    curve = Curve(max(1, total))
+    curve = Curve(max(1, count_updates(settings)))
     best = {"weights": copy.deepcopy(agent.actor.state_dict()), "score": (-1.0,), "step": 0}
     rows: list[dict[str, float]] = []
 
@@ -353,12 +361,24 @@ def reinforce(
             best.update(weights=weights, score=score, step=step)
 
     def update() -> None:
-        curve.log(learner.update(mixed(replay, online, settings.batch_size, rng)))
+        with timed("updates"), small_operations():
+            curve.log(learner.update(mixed(replay, online, settings.batch_size, rng)))
+
+    owed = 0.0
+
+    def learn() -> None:
+        nonlocal owed
+        owed += settings.num_envs * settings.updates_per_step
+        while owed >= 1:
+            update()
+            owed -= 1
 
     check(0)
     for _ in track(range(settings.offline_steps), "offline SAC", settings.offline_steps, "updates"):
         update()
-    next_check, owed = settings.validate_every, 0.0
+    # The last ones only: an early policy is not published, and to look at it takes as long.
+    before_end = settings.validate_every * np.arange(settings.validations)[::-1]
+    due = [step for step in (settings.online_steps - before_end).tolist() if step > 0]
     loop = None
     steps_each = settings.num_envs
     bar = track(
@@ -373,6 +393,7 @@ def reinforce(
             weights=draw_preferences(1, settings, rng)[0].tolist(),
             # The long ones teach that the drawer stays open, the short ones cost fewer steps.
             linger=int(rng.integers(-(-settings.linger // 3), settings.linger + 1)),
+            horizon=settings.horizon,
         )
         for i in itertools.count()
     )
@@ -380,18 +401,14 @@ def reinforce(
         if loop is None:
             agent.explore = explore
             loop = ClosedLoop(env, agent, trials, final=agent.glance)
-        with timed("acting"):
-            trajectories = loop.step()
-        for trajectory in trajectories:
+        # The simulators keep no processor busy for long: the learner goes on beside them, without
+        # what they are about to give.
+        for trajectory in loop.step(meanwhile=learn):
             _remember(online, trajectory)
-        owed += steps_each * settings.updates_per_step
-        while owed >= 1:
-            update()
-            owed -= 1
-        if done + steps_each >= next_check:
+        if due and done + steps_each >= due[0]:
             # Validation takes the environments and the agent's memory: begin afresh after it.
             check(done + steps_each)
-            next_check += settings.validate_every
+            due = [step for step in due if step > done + steps_each]
             loop = None
     agent.explore = None
     facts = {"online_steps": settings.online_steps, "best_step": best["step"]}
