@@ -402,14 +402,22 @@ def load_params(*sections: str, path: Path = PARAMS) -> SimpleNamespace:
     What a stage asks for here is what dvc.yaml must list for it; a test holds the two equal.
 
     Args:
-        *sections: Names of sections or top-level keys.
+        *sections: Names of sections or top-level keys; ``section.key`` hands out one key of a
+            section, whose others may change without a new run.
         path: The parameter file.
 
     Raises:
         UserError: If the file is missing or invalid.
     """
     params = parse_params(read_yaml(path), relative(path))
-    return SimpleNamespace(**{section: getattr(params, section) for section in sections})
+    asked = SimpleNamespace()
+    for section, _, key in (name.partition(".") for name in sections):
+        value = getattr(params, section)
+        if key:
+            known = vars(getattr(asked, section, SimpleNamespace()))
+            value = SimpleNamespace(**known, **{key: getattr(value, key)})
+        setattr(asked, section, value)
+    return asked
 
 
 def apply(preset: Path, path: Path = PARAMS) -> None:

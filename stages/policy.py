@@ -27,7 +27,9 @@ FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
 
 def main() -> None:
     """Clones the expert from pixels, improves on it, and publishes the best by validation."""
-    params = load_params("task", "seed", "compute", "safety", "economics", "policy", "evaluate")
+    params = load_params(
+        "task", "seed", "compute", "safety", "economics", "policy", "evaluate.horizon"
+    )
     settings, seed = params.policy, params.seed
     if not settings.use_neural:
         serve_script()

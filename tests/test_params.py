@@ -258,6 +258,14 @@ def test_only_the_sections_asked_for_are_handed_out(values):
         params.vision.lr = 1.0
 
 
+def test_a_single_key_is_handed_out_without_its_section(values):
+    """What a stage does not read of a section may change without running it again."""
+    params = load_params("evaluate.horizon", "evaluate.seed", "seed")
+    assert vars(params).keys() == {"evaluate", "seed"}
+    wanted = {name: values["evaluate"][name] for name in ("horizon", "seed")}
+    assert vars(params.evaluate) == wanted
+
+
 def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m lib.params` on the params.yaml of a folder that has a copy of lib."""
     return subprocess.run(
