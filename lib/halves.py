@@ -6,7 +6,7 @@ as fast, the U-Net 1.25 times. What comes out does not depend on the number of t
 always computed by one.
 
 A batch normalisation sees the half it is in, as on each of two devices ("ghost" batches, Hoffer et
-al. 2017, arXiv 1705.08741), which needs a network a half; see ``twin``.
+al. 2017, arXiv 1705.08741), which needs a network a half; see ``Twins``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import local
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,17 @@ def split(count: int) -> list[slice]:
         count: Its size.
     """
     return [slice(count // 2), slice(count // 2, count)] if count > 1 else [slice(count)]
+
+
+def each_half(work: Callable[[slice], None], count: int) -> None:
+    """Calls a function for both halves of a batch at once.
+
+    Args:
+        work: Given the half.
+        count: Size of the batch.
+    """
+    first, *second = (partial(work, part) for part in split(count))
+    both(first, *second) if second else first()
 
 
 def _one_thread(work: Callable[[], T]) -> Callable[[], T]:
@@ -166,23 +177,36 @@ def in_halves(
     return [torch.cat(same, dim) for same in zip(*outs, strict=True)]
 
 
-def twin(model: Model) -> Model:
-    """Returns a network that shares a network's parameters and has buffers of its own.
+class Twins(Generic[Model]):
+    """A network a half: itself, and one with the same parameters and buffers of its own.
 
-    Args:
-        model: The network.
+    For networks whose normalisation counts what it sees.
     """
-    return copy.deepcopy(model, {id(p): p for p in model.parameters()})
 
+    def __init__(self, model: Model) -> None:
+        """Makes the second network.
 
-@torch.no_grad()
-def average_buffers(model: nn.Module, other: nn.Module) -> None:
-    """Gives a network the mean of its own and its twin's statistics.
+        Args:
+            model: The first one.
+        """
+        self.model = model
+        self.other = copy.deepcopy(model, {id(p): p for p in model.parameters()})
 
-    Args:
-        model: Changed.
-        other: Its ``twin``.
-    """
-    for mine, theirs in zip(model.buffers(), other.buffers(), strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(theirs, 0.5)
+    def works(
+        self, count: int, work: Callable[[Model, slice], Sequence[Tensor]]
+    ) -> list[Callable[[], Sequence[Tensor]]]:
+        """Returns what ``in_halves`` takes.
+
+        Args:
+            count: Size of the batch.
+            work: Given a network and its half of the batch.
+        """
+        networks = (self.model, self.other)
+        return [partial(work, *pair) for pair in zip(networks, split(count), strict=False)]
+
+    @torch.no_grad()
+    def average_buffers(self) -> None:
+        """Gives the first network the mean of both networks' statistics."""
+        for mine, theirs in zip(self.model.buffers(), self.other.buffers(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 0.5)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import arithmetic
-from lib.halves import both
+from lib.halves import each_half
 
 WORTH_TWO_THREADS = 1 << 22  # multiplications, about 0.2 ms of them
 
@@ -33,8 +33,7 @@ def _multiply(a: np.ndarray, b: np.ndarray) -> Tensor:
     def multiply(part: slice) -> None:
         np.matmul(a[part], b[part] if b.ndim > 2 else b, out=out[part])
 
-    half = len(a) // 2
-    both(lambda: multiply(slice(half)), lambda: multiply(slice(half, None)))
+    each_half(multiply, len(a))
     return torch.from_numpy(out)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.halves import average_buffers, both, in_halves, small_operations, split, twin
+from lib.halves import Twins, both, each_half, in_halves, small_operations, split
 
 
 def network() -> nn.Module:
@@ -21,14 +21,11 @@ def test_values_and_gradients_are_those_of_the_parts(count):
     """Of a network that sees each half alone; an odd batch and one without halves, too."""
     model, images = network(), torch.randn(count, 3, 9, 9)
     parts = split(count)
-    truth = torch.cat([twin(model)(images[part]) for part in parts])
+    truth = torch.cat([Twins(model).other(images[part]) for part in parts])
     weights = torch.randn(truth.shape)
     gradients = torch.autograd.grad((truth * weights).sum(), list(model.parameters()))
 
-    works = [
-        lambda net=net, part=part: [net(images[part])]
-        for net, part in zip((model, twin(model)), parts, strict=False)
-    ]
+    works = Twins(model).works(count, lambda net, part: [net(images[part])])
     (found,) = in_halves(works, model.parameters())
     (found * weights).sum().backward()
     torch.testing.assert_close(found, truth, rtol=0, atol=0)
@@ -42,8 +39,7 @@ def test_the_number_of_threads_changes_no_bit():
         images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
         torch.set_num_threads(threads)
         try:
-            pairs = zip((model, twin(model)), split(6), strict=True)
-            works = [lambda net=net, part=part: [net(images[part])] for net, part in pairs]
+            works = Twins(model).works(6, lambda net, part: [net(images[part])])
             in_halves(works, model.parameters())[0].square().sum().backward()
             assert torch.get_num_threads() == threads
         finally:
@@ -78,6 +74,18 @@ def test_a_failure_of_either_half_is_told_and_the_next_call_works():
     assert both(lambda: both(int, int), lambda: both(int, int)) == ((0, 0), (0, 0))
 
 
+@pytest.mark.parametrize("count", [7, 2, 1])
+def test_each_half_is_worked_on_once(count):
+    done = [0] * count
+
+    def work(part):
+        for index in range(count)[part]:
+            done[index] += 1
+
+    each_half(work, count)
+    assert done == [1] * count
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_small_operations_have_one_thread_and_both_as_many_as_asked_for(threads):
     """Also after an error the number of threads is what it was."""
@@ -96,12 +104,13 @@ def test_small_operations_have_one_thread_and_both_as_many_as_asked_for(threads)
 
 def test_a_twin_has_statistics_of_its_own():
     model = network().train()
-    other = twin(model)
+    twins = Twins(model)
+    other = twins.other
     assert all(
         mine is theirs for mine, theirs in zip(model.parameters(), other.parameters(), strict=True)
     )
     model(torch.zeros(2, 3, 9, 9)), other(torch.ones(2, 3, 9, 9))
     means = model[1].running_mean.clone(), other[1].running_mean.clone()
     assert not torch.equal(*means)
-    average_buffers(model, other)
+    twins.average_buffers()
     torch.testing.assert_close(model[1].running_mean, (means[0] + means[1]) / 2)

@@ -9,12 +9,10 @@ Tensor suffixes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from lib.halves import both
+from lib.halves import each_half
 
 NOISE_BANK = 1 << 20  # samples drawn once; each view takes a stretch of them
 
@@ -98,8 +96,7 @@ class Augment:
                     view.add_(noise, alpha=self.noise)
                 view.clamp_(0, 1)
 
-        half = batch // 2
-        both(partial(make, slice(half)), partial(make, slice(half, None)))
+        each_half(make, batch)
         return out_BHW3.permute(0, 3, 1, 2)
 
     def _stretches(self, batch: int, length: int) -> list[int]:

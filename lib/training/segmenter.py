@@ -6,7 +6,6 @@ Tensor suffixes: B batch, N steps, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from lib.episode import PRIMITIVES
-from lib.halves import average_buffers, in_halves, split, twin
+from lib.halves import Twins, in_halves
 from lib.losses.segmentation import segmentation_loss
 from lib.manifest import Dataset
 from lib.models.heuristic import HeuristicSegmenter, boundary_of
@@ -123,7 +122,7 @@ def train_segmenter(
         Curves of every term of the loss.
     """
     model.to(fabric.device, memory_format=torch.channels_last).train()
-    other = twin(model)
+    twins = Twins(model)
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     augment = Augment(0, COLOUR, NOISE, generator)
     trust_in = PixelTrust(dataset, trust, doubts or {})
@@ -141,10 +140,7 @@ def train_segmenter(
         primitive = torch.from_numpy(primitive).long()
         weights = torch.from_numpy(trust_in(chosen))
         views = augment(torch.from_numpy(images[chosen])).to(fabric.device)
-        works = [
-            partial(net, views[part])
-            for net, part in zip((model, other), split(len(views)), strict=False)
-        ]
+        works = twins.works(len(views), lambda net, part: net(views[part]))
         boundary_logits, primitive_logits = in_halves(works, model.parameters())
         return segmentation_loss(
             boundary_logits.float(),
@@ -168,7 +164,7 @@ def train_segmenter(
         schedule=warmup_cosine(settings.steps, 0.05),
     )
     curve = fit("segmenter", losses_of_step, optimizer, settings.steps, fabric.autocast)
-    average_buffers(model, other)
+    twins.average_buffers()
     return curve
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from lib.halves import average_buffers, in_halves, split, twin
+from lib.halves import Twins, in_halves
 from lib.losses.contrastive import nt_xent
 from lib.manifest import Dataset, Reference
 from lib.models.backbone import Backbone, ProjectionHead, ReconstructionHead
@@ -114,7 +113,7 @@ def train_backbone(
     decoder = ReconstructionHead(channels) if settings.reconstruction else None
     encoders = torch.nn.ModuleList([m for m in (model, decoder) if m is not None])
     trained = torch.nn.ModuleList([encoders, head]).to(fabric.device).train()
-    other = twin(model)
+    twins = Twins(model)
     batch = min(settings.batch_size, len(frames))
     scenes = mean_pictures(images, episodes) if decoder is not None else None
 
@@ -129,10 +128,7 @@ def train_backbone(
             maps = net(torch.cat([view[part] for view in views]))[EMBEDDED_LEVEL].chunk(2)
             return [*maps, decoder(maps[0])] if decoder is not None else list(maps)
 
-        works = [
-            partial(encode, net, part)
-            for net, part in zip((model, other), split(batch), strict=False)
-        ]
+        works = twins.works(batch, encode)
         first, second, *decoded = in_halves(works, encoders.parameters())
         z1, z2 = head(torch.cat([first, second]).flatten(1)).float().chunk(2)
         losses = {"contrastive": nt_xent(z1, z2, settings.temperature)}
@@ -162,5 +158,5 @@ def train_backbone(
         schedule=warmup_cosine(settings.steps, settings.warmup),
     )
     curve = fit("vision", losses_of_step, optimizer, settings.steps, fabric.autocast)
-    average_buffers(model, other)
+    twins.average_buffers()
     return curve
