@@ -410,14 +410,14 @@ def load_params(*sections: str, path: Path = PARAMS) -> SimpleNamespace:
         UserError: If the file is missing or invalid.
     """
     params = parse_params(read_yaml(path), relative(path))
-    asked = SimpleNamespace()
+    asked: dict[str, Any] = {}
     for section, _, key in (name.partition(".") for name in sections):
         value = getattr(params, section)
         if key:
-            known = vars(getattr(asked, section, SimpleNamespace()))
-            value = SimpleNamespace(**known, **{key: getattr(value, key)})
-        setattr(asked, section, value)
-    return asked
+            setattr(asked.setdefault(section, SimpleNamespace()), key, getattr(value, key))
+        else:
+            asked[section] = value
+    return SimpleNamespace(**asked)
 
 
 def apply(preset: Path, path: Path = PARAMS) -> None:

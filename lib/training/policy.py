@@ -377,8 +377,9 @@ def reinforce(
     for _ in track(range(settings.offline_steps), "offline SAC", settings.offline_steps, "updates"):
         update()
     # The last ones only: an early policy is not published, and to look at it takes as long.
-    before_end = settings.validate_every * np.arange(settings.validations)[::-1]
-    due = [step for step in (settings.online_steps - before_end).tolist() if step > 0]
+    first_check = settings.online_steps - settings.validate_every * (settings.validations - 1)
+    checks = range(first_check, settings.online_steps + 1, settings.validate_every)
+    due = [step for step in checks if step > 0]
     loop = None
     steps_each = settings.num_envs
     bar = track(
