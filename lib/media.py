@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from lib.files import atomic
 
 SCALE = 4  # 96 pixels are small on a screen
-FPS = 40  # half of real time: an episode lasts a second
+FPS = 20  # half of real time: an episode lasts a second
 
 # One colour a primitive, in the order of lib.episode.PRIMITIVES; distinct also without red-green
 # vision.

@@ -105,7 +105,7 @@ class Phase1Sima2(Section):
 
     episodes: Count
     pictures: bool
-    horizon: Annotated[int, Field(ge=10, le=500)]
+    horizon: Annotated[int, Field(ge=10, le=250)]
     share_success: Share
     share_failure: Share
     share_recovery: Share
@@ -162,7 +162,7 @@ class Phase1Isaac(Section):
     """Isaac Lab recordings, or the stand-in."""
 
     num_rollouts: Annotated[int, Field(ge=0)]
-    horizon: Annotated[int, Field(ge=10, le=500)]
+    horizon: Annotated[int, Field(ge=10, le=250)]
     action_noise: Share
     min_alignment: Share
     image: Annotated[str, Field(min_length=1)]
@@ -273,7 +273,7 @@ class Policy(Section):
     bc_anneal: Count
     linger: Annotated[int, Field(ge=0)]
     num_envs: Annotated[int, Field(ge=1, le=64)]
-    horizon: Annotated[int, Field(ge=10, le=500)]
+    horizon: Annotated[int, Field(ge=10, le=250)]
     presets: Annotated[dict[str, Preference], Field(min_length=1)]
     preset: str
     validations: Count
@@ -302,7 +302,7 @@ class Evaluate(Section):
     seed: Seed
     episodes: Count
     cloned_episodes: Count
-    horizon: Annotated[int, Field(ge=10, le=500)]
+    horizon: Annotated[int, Field(ge=10, le=250)]
     stress_episodes: Count
     stress_severity: Share
     stress_severe_episodes: Count

@@ -16,14 +16,13 @@ from lib.episode import PRIMITIVES
 from lib.manifest import Dataset, Reference
 from lib.models.heuristic import boundary_of
 from lib.perception.segmenter import Segmenter, SkillRouter
-from lib.sim.rollout import rollout
+from lib.sim.rollout import stressed_rollouts
 from lib.sim.stress import Stress
-from lib.workers import ordered_map
 
 BATCH = 32
-EVERY = 3  # neighbouring frames are nearly the same: every third one is scored
+EVERY = 2  # neighbouring frames are nearly the same: every second one is scored
 STRESS_STREAM = "segmenter_stress"  # positions that no training and no other evaluation uses
-STRESS_HORIZON = 150  # control steps at most
+STRESS_HORIZON = 75  # control steps at most
 THRESHOLDS = np.arange(1, 50) / 50
 
 
@@ -140,15 +139,18 @@ def stressed_episodes(
     Returns:
         Test episodes with ``obs/image`` and ``labels/segmentation``.
     """
-    settings = {"pictures": True, "horizon": STRESS_HORIZON}
-    stress = Stress(light=severity, camera=severity)
-    calls = (
-        (task, index, seed, settings, image_size, {}, STRESS_STREAM, stress)
-        for index in range(count)
+    rollouts = stressed_rollouts(
+        [Stress(light=severity, camera=severity)] * count,
+        task,
+        seed,
+        STRESS_STREAM,
+        horizon=STRESS_HORIZON,
+        image_size=image_size,
+        timeout_s=timeout_s,
     )
     references: list[Reference] = []
     images, labels = [], []
-    for item in ordered_map(rollout, calls, timeout_s):
+    for item in rollouts:
         start = references[-1].stop if references else 0
         references.append(
             Reference(STRESS_STREAM, item.key, "test", start, start + len(item), item.tags)

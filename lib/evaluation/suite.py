@@ -17,7 +17,7 @@ from lib.sim.stress import STRESS_KINDS, Stress
 from lib.sim.vector import make_vector_env
 
 MOMENTS = 8  # pictures of an episode on the sheet
-AFTER_SUCCESS = 10  # steps that a film goes on
+AFTER_SUCCESS = 5  # steps that a film goes on
 BLIND_ENVS = 2  # without pictures there is no batch to fill, and each takes a while to start
 
 

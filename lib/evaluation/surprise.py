@@ -19,16 +19,14 @@ from lib.manifest import Dataset
 from lib.models.convgru import ConvGRU
 from lib.paths import MANIFEST, relative
 from lib.perception.memory import Normalizer, SurpriseScale, episode_errors
-from lib.sim.rollout import rollout
+from lib.sim.rollout import stressed_rollouts
 from lib.sim.stress import STRESS_KINDS, Stress
-from lib.workers import ordered_map
 
 VISUAL = ("light", "camera", "dropout")
 DYNAMIC = ("misgrasp", "slip", "push", "dynamics")
 EPISODE_QUANTILE = 0.95
 STREAM = "surprise-test"  # the score was chosen on the positions of another one
-HORIZON = 100  # control steps: the expert needs 86
-EVERY = 2  # frames between two whose errors give the covariance: neighbours err alike
+HORIZON = 50  # control steps: the expert needs 44
 NOMINAL = frozenset({"action_noise"})  # what a nominal episode of phase 1 may carry
 
 
@@ -69,13 +67,12 @@ def calibrate(
     if not train or not valid:
         say("surprise: nominal episodes of one split only, which calibrate alone")
     errors = {}
-    for name, chosen, every in (("train", train or valid, EVERY), ("valid", valid or train, 1)):
+    for name, chosen in (("train", train or valid), ("valid", valid or train)):
         errors[name] = [
             episode_errors(
                 model,
                 normalize({level: torch.from_numpy(x[e.rows]) for level, x in features.items()}),
                 torch.from_numpy(dataset.arrays["actions"][e.rows]),
-                every,
             )
             for e in chosen
         ]
@@ -152,11 +149,15 @@ def suite(
         those asked for: of what noise or a slip made of them a robot knows nothing.
     """
     kinds = suite_kinds(per_kind)
-    settings = {"pictures": True, "pixel_labels": False, "horizon": HORIZON}
-    calls = (
-        (task, index, seed, settings, image_size, {}, STREAM, stress)
-        for index, kind in enumerate(kinds)
-        for stress in [Stress(**({} if kind == "nominal" else {kind: severity}))]
+    rollouts = stressed_rollouts(
+        [Stress(**({} if kind == "nominal" else {kind: severity})) for kind in kinds],
+        task,
+        seed,
+        STREAM,
+        horizon=HORIZON,
+        image_size=image_size,
+        timeout_s=timeout_s,
+        pixel_labels=False,
     )
-    for kind, item in zip(kinds, ordered_map(rollout, calls, timeout_s), strict=True):
+    for kind, item in zip(kinds, rollouts, strict=True):
         yield kind, item.obs["image"], item.labels["command"]

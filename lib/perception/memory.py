@@ -22,7 +22,7 @@ from lib.perception.encoder import freeze
 from lib.portable import matmul
 from lib.ridge import principal_axes
 
-AHEAD = 8  # steps that surprise looks back: what goes wrong slowly does not show in one
+AHEAD = 4  # steps that surprise looks back: what goes wrong slowly does not show in one
 
 
 class Normalizer:
@@ -198,7 +198,7 @@ def imagine(
 
 @torch.inference_mode()
 def episode_errors(
-    model: ConvGRU | None, z: Mapping[str, Tensor], actions_TA: Tensor, every: int = 1
+    model: ConvGRU | None, z: Mapping[str, Tensor], actions_TA: Tensor
 ) -> dict[str, Tensor]:
     """Predicts frames of an episode from those up to AHEAD steps before each.
 
@@ -206,22 +206,19 @@ def episode_errors(
         model: The RNN in evaluation mode; None for persistence.
         z: Normalised features (T, C, H, W) by level.
         actions_TA: Action taken on each frame.
-        every: From one predicted frame to the next.
 
     Returns:
-        Prediction minus truth, (ceil((T - AHEAD) / every), C, H, W) by level; the first is about
-        frame AHEAD.
+        Prediction minus truth, (T - AHEAD, C, H, W) by level; the first is about frame AHEAD.
     """
     count = len(actions_TA) - AHEAD
-    start = slice(0, count, every)
     hidden: dict[str, Tensor] = {}
     if model is not None:
         sequence = {name: x[:, None] for name, x in z.items()}
         _, hidden = model.rollout(sequence, actions_TA[:, None], len(actions_TA))
-    taken = torch.stack([actions_TA[step:][start] for step in range(AHEAD)])
-    state = {name: x[start, 0] for name, x in hidden.items()}
-    foreseen = imagine(model, {name: x[start] for name, x in z.items()}, taken, state)
-    return {name: x - z[name][AHEAD::every] for name, x in foreseen.items()}
+    taken = torch.stack([actions_TA[step : step + count] for step in range(AHEAD)])
+    state = {name: x[:count, 0] for name, x in hidden.items()}
+    foreseen = imagine(model, {name: x[:count] for name, x in z.items()}, taken, state)
+    return {name: x - z[name][AHEAD:] for name, x in foreseen.items()}
 
 
 class SpatialMemory:

@@ -35,7 +35,7 @@ CLIP = 5.0  # standard deviations
 # units of that, any touch of the fingers would be out of all bounds. Positions and motions of the
 # hand (m), of the gripper (share of its span), actions, the vector to the handle (m), geometry.
 HAND, GRIPPER = [0.01] * 3, [0.1]
-HAND_MOTION, GRIPPER_MOTION = [0.001] * 3, [0.02]
+HAND_MOTION, GRIPPER_MOTION = [0.002] * 3, [0.04]
 SMALLEST_UNIT = [
     *(HAND + GRIPPER),
     *(HAND_MOTION + GRIPPER_MOTION),

@@ -26,9 +26,11 @@ from lib.sim.stress import PUSH_STEPS, STRESS_KINDS, Stress, draw
 from lib.sim.tasks import get_task
 from lib.skills import skill_phase
 
-CONTROL_STEP_S = 0.0125  # five simulation steps of 2.5 ms
+ACTION_REPEAT = 2  # Meta-World's steps, of five simulation steps of 2.5 ms each, for one action
+WORLD_STEP_S = 0.0125
+CONTROL_STEP_S = ACTION_REPEAT * WORLD_STEP_S
 PROPRIO = 4  # hand x, y, z (m) and the gripper's opening in [0, 1]
-MAX_HORIZON = 500  # Meta-World refuses to step further
+MAX_HORIZON = 500 // ACTION_REPEAT  # Meta-World refuses to step further
 POOL = 50  # seeds looked at for each that is chosen
 
 SLIP, PUSH, DROPOUT, LATENCY = map(STRESS_KINDS.index, ("slip", "push", "dropout", "latency"))
@@ -38,7 +40,7 @@ DEFAULT_PRICES = {
     "wage_per_hour": 18.0,
     "damage_force_n": 300.0,
     "damage_cost": 0.01,
-    "energy_scale_j": 4.0,
+    "energy_scale_j": 8.0,
 }
 
 
@@ -106,7 +108,7 @@ class ManipulationEnv(gym.Env):
     """One Sawyer task, seen by a camera.
 
     Observation: ``image`` (H, W, 3) uint8 and ``proprio`` (4,) float32. Action: (4,) in [-1, 1],
-    hand displacement (1 cm a step at 1) and gripper. Reward: (3,) in the order of OBJECTIVES:
+    hand displacement (2 cm a step at 1) and gripper. Reward: (3,) in the order of OBJECTIVES:
     task progress (Meta-World's dense reward / 10 - 1, in [-1, 0]), economic value, energy.
 
     ``info`` carries what only labels, baselines and metrics may use: ``success``, ``skill``,
@@ -124,7 +126,7 @@ class ManipulationEnv(gym.Env):
         task: str = "drawer_open",
         *,
         image_size: int = 96,
-        horizon: int = 150,
+        horizon: int = 75,
         linger: int | None = 0,
         render: bool = True,
         stress: Stress | None = None,
@@ -217,6 +219,8 @@ class ManipulationEnv(gym.Env):
     ) -> tuple[dict[str, np.ndarray], np.ndarray, bool, bool, dict[str, Any]]:
         """Moves the robot for one control step.
 
+        Progress and success are those of its end, energy and damages those on the way.
+
         Args:
             action: (4,), clipped to [-1, 1].
 
@@ -227,12 +231,14 @@ class ManipulationEnv(gym.Env):
         executed = self._disturbed(np.asarray(action, np.float64))
         if self._step >= MAX_HORIZON:
             raise ValueError(f"the episode has {MAX_HORIZON} steps; reset the environment")
-        raw, dense, success = self._sim.step(executed)
+        energy, damages = 0.0, 0
+        for _ in range(ACTION_REPEAT):
+            raw, dense, success = self._sim.step(executed)
+            energy += self._mechanical_power() * WORLD_STEP_S
+            damages += self._new_damages()
         if self._at_work[PUSH]:
             self._sim.data.xfrc_applied[:] = 0
         self._step += 1
-        energy = self._mechanical_power() * CONTROL_STEP_S
-        damages = self._new_damages()
         over = self._done_at is not None
         if success and not over:
             self._done_at = self._step

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import gc
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from lib.sim.experts import ScriptedExpert
 from lib.sim.stress import SENSED_KINDS, STRESS_KINDS, Stress
 from lib.sim.tasks import Task
 from lib.skills import RECOVER
+from lib.workers import ordered_map
 
 TEMPLATES = ("success", "failure", "recovery", "mixed")
 VISUAL_KINDS = ("light", "camera")
@@ -34,7 +35,7 @@ MIXED_SHARE = 0.35
 MIXED_SEVERITY = 0.7
 
 # A detour has up to so many waypoints, each left behind at this distance or after so many steps.
-WAYPOINTS, NEAR_M, LEG_STEPS = 3, 0.02, 35
+WAYPOINTS, NEAR_M, LEG_STEPS = 3, 0.02, 18
 DETOUR_GAIN = 10.0  # action for each metre to go, as Meta-World's experts have it
 
 
@@ -193,6 +194,40 @@ def rollout(
         steps["energy_j"].append(info["energy_j"])
         steps["damages"].append(info["damages"])
     return _episode(f"{index:06d}", steps, task, planned, bool(info["success"]))
+
+
+def stressed_rollouts(
+    stresses: Iterable[Stress],
+    task: str,
+    seed: int,
+    stream: str,
+    *,
+    horizon: int,
+    image_size: int,
+    timeout_s: float,
+    pixel_labels: bool = True,
+) -> Iterator[Episode]:
+    """Rolls the expert out once under each of some stresses, for test sets.
+
+    Args:
+        stresses: One an episode.
+        task: A name in lib/sim/tasks.py.
+        seed: The data seed.
+        stream: Gives the episodes positions of their own.
+        horizon: Control steps at most.
+        image_size: Pixels, square.
+        timeout_s: Longest wait for one episode.
+        pixel_labels: Whether to take them.
+
+    Yields:
+        The episodes, in order.
+    """
+    settings = {"pictures": True, "pixel_labels": pixel_labels, "horizon": horizon}
+    calls = (
+        (task, index, seed, settings, image_size, {}, stream, stress)
+        for index, stress in enumerate(stresses)
+    )
+    yield from ordered_map(rollout, calls, timeout_s)
 
 
 def _episode(

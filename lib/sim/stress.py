@@ -14,8 +14,9 @@ import numpy as np
 ACTION_NOISE_STD = 0.3  # of actions in [-1, 1]
 MISGRASP_M = 0.12  # the hand is somewhere else than its sensors say
 SLIP_M = 0.10  # the hand is torn off upwards by this
+SLIP_STEP_M = 0.02  # in a control step
 PUSH_N = 600.0  # on the hand, or closing the part, for PUSH_STEPS
-PUSH_STEPS = 8
+PUSH_STEPS = 4
 DAMPING_FACTOR = 100.0  # joint damping of the part, times up to 1 + this
 FRICTION_N = 150.0  # dry friction of the part's joint
 LIGHT_SHARE = 0.6  # brightness of each colour, times 1 +- this
@@ -23,7 +24,7 @@ CAMERA_DEG = 8.0  # azimuth and elevation
 CAMERA_SHARE = 0.08  # distance
 CAMERA_M = 0.02  # the point looked at
 DROPOUT_SHARE = 0.4  # of the frames are black
-LATENCY_STEPS = 4  # observations come this many control steps late
+LATENCY_STEPS = 2  # observations come this many control steps late
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
     # Sideways or upwards: downwards the table stops the hand, and forwards the handle does.
     angle = rng.uniform(0.0, np.pi)
     direction = np.array([np.cos(angle), 0.0, -np.sin(angle)])
-    slip_at, push_at = rng.uniform(0.15, 0.6), int(rng.integers(5, 70))
+    slip_at, push_at = rng.uniform(0.15, 0.6), int(rng.integers(3, 35))
     push_part, heading = bool(rng.random() < 0.3), rng.normal(size=3)
     push = np.array([0.0, 1.0, 0.0]) if push_part else heading / np.linalg.norm(heading)
     light = 1 + LIGHT_SHARE * (rng.uniform(-1, 1) * 0.7 + rng.uniform(-1, 1, 3) * 0.3)
@@ -135,7 +136,7 @@ def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
         action_noise_std=stress.action_noise * ACTION_NOISE_STD,
         hand_offset=stress.misgrasp * MISGRASP_M * direction,
         slip_at=slip_at if stress.slip > 0 else np.inf,
-        slip_steps=round(stress.slip * SLIP_M / 0.01),
+        slip_steps=round(stress.slip * SLIP_M / SLIP_STEP_M),
         push_at=push_at if stress.push > 0 else -1,
         push_force=stress.push * PUSH_N * push,
         push_part=push_part,

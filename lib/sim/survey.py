@@ -19,7 +19,7 @@ from lib.sim.scene import Scene
 from lib.sim.stress import Stress, draw
 from lib.sim.tasks import TASKS
 
-EPISODES, EVERY, CAMERAS = 120, 8, 2  # every so many steps, seen by so many cameras
+EPISODES, EVERY, CAMERAS = 120, 4, 2  # every so many steps, seen by so many cameras
 SIZE = 384  # pixels of the depth pictures
 TOLERANCE_M = 0.003
 
@@ -100,7 +100,7 @@ def survey_task(name: str) -> dict[str, np.ndarray]:
     Returns:
         Packed bits by key of the mesh, for the survey's file.
     """
-    env = ManipulationEnv(name, render=False, horizon=150, linger=None)
+    env = ManipulationEnv(name, render=False, horizon=75, linger=None)
     model, data = env._sim.model, env._sim.data
     scene = Scene(model, data, env.task, 16, cull=False)
     scene.hide_unseen_bodies()

@@ -438,20 +438,12 @@ def _remember(online: Replay, trajectory: Trajectory) -> None:
     that held is known from the first day on, as where the episode ends with it. One that did not
     hold goes on, or the robot would learn to let the drawer slam and bounce back.
     """
-    observation, skill = np.stack(trajectory.observation), np.array(trajectory.skill)
-    severity = np.array(trajectory.severity)
-    action, reward = np.stack(trajectory.action), np.stack(trajectory.reward)
+    names = ("observation", "skill", "severity", "action", "reward")
+    arrays = [np.array(getattr(trajectory, name)) for name in names]
     done = trajectory.steps - 1  # the step of the first success, if there is one
     if not all(trajectory.success[done:]):
-        online.add(observation, skill, severity, action, reward, False)
+        online.add(*arrays, terminated=False)
         return
     for part, terminated in ((slice(done + 1), True), (slice(done + 1, None), False)):
-        if len(action[part]):
-            online.add(
-                observation[part],
-                skill[part],
-                severity[part],
-                action[part],
-                reward[part],
-                terminated,
-            )
+        if trajectory.success[part]:
+            online.add(*(array[part] for array in arrays), terminated=terminated)
