@@ -22,7 +22,7 @@ from lib.perception.encoder import freeze
 from lib.portable import matmul
 from lib.ridge import principal_axes
 
-AHEAD = 4  # steps that surprise looks back: what goes wrong slowly does not show in one
+AHEAD = 6  # steps that surprise looks back: what goes wrong slowly does not show in one
 
 
 class Normalizer:
