@@ -397,7 +397,7 @@ def test_wilson_intervals_are_the_published_ones():
 def test_a_summary_by_hand():
     """Success at step 80 of 80 and at 40 of 120, one failure of 120 steps, one lost success.
 
-    Counted steps: 80, 40, 120 and 60, mean 75, 0.9375 s. MP = 3600 * 0.75 / 0.9375 = 2880. Energy
+    Counted steps: 80, 40, 120 and 60, mean 75, 1.875 s. MP = 3600 * 0.75 / 1.875 = 1440. Energy
     9 J * 300 = 2700 J = 0.75 Wh, 0.25 Wh a unit. Damage after success does not count.
     """
     lost = attempt(100, 59)
@@ -405,14 +405,14 @@ def test_a_summary_by_hand():
     episodes = [again, attempt(120, 39, damaged=(100,)), attempt(120, None, damaged=(119,)), lost]
     summary = summarise(episodes, PRICES)
     low, high = interval(3, 4)
-    parity = 2880 * (0.01 - 0.30 * 0.25 / 1000) / 18
+    parity = 1440 * (0.01 - 0.30 * 0.25 / 1000) / 18
     assert summary == {
         "success_any": 0.75,
         "success_any_low": low,
         "success_any_high": high,
         "success_last": 0.25,
         "steps_mean": 75.0,
-        "mpl_units_per_hour": 2880.0,
+        "mpl_units_per_hour": 1440.0,
         "energy_wh_per_unit": 0.25,
         "damage_rate": 0.75,
         "wage_parity": round(parity, 6),
@@ -425,7 +425,7 @@ def test_a_summary_without_any_success_is_finite():
     assert summary["success_any"] == summary["mpl_units_per_hour"] == summary["wage_parity"] == 0
     assert summary["energy_wh_per_unit"] == 0.5
     slower = PRICES.model_copy(update={"hand_over_s": 0.25})
-    assert summarise([attempt(80, 79)], slower)["mpl_units_per_hour"] == 3600 / 1.25
+    assert summarise([attempt(80, 79)], slower)["mpl_units_per_hour"] == 3600 / 2.25
 
 
 def test_ratios_are_policy_over_scripted():
