@@ -296,12 +296,14 @@ def test_an_action_lasts_two_of_meta_worlds_steps(blind, monkeypatch):
     sim, powers, power = Simulation(blind.task.env_name), [], blind._mechanical_power
     sim.reset(position)
     monkeypatch.setattr(blind, "_mechanical_power", lambda: powers.append(power()) or powers[-1])
+    monkeypatch.setattr(blind, "_new_damages", lambda: 1)
     for action in np.random.default_rng(0).uniform(-1, 1, (20, 4)):
         _, reward, _, _, info = blind.step(action)
         for _ in range(ACTION_REPEAT):
             raw, dense, success = sim.step(action)
         np.testing.assert_array_equal(info["true_obs"], raw)
         assert (reward[0], info["success"]) == (np.float32(dense / 10 - 1), success)
+        assert info["damages"] == ACTION_REPEAT
         seconds = sim.model.opt.timestep * sim.world.frame_skip
         assert info["energy_j"] == pytest.approx(sum(powers[-ACTION_REPEAT:]) * seconds)
     assert len(powers) == 20 * ACTION_REPEAT
@@ -592,7 +594,7 @@ def test_light_changes_colours_and_camera_changes_places(env):
 
 
 def test_dropout_blackens_its_share_of_the_frames(env):
-    """150 frames, within four standard deviations; the others are untouched."""
+    """A whole episode, within four standard deviations; the others are untouched."""
     calm = run(env, 8, agent=lambda obs: np.zeros(4))
     stressed = run(env, 8, Stress(dropout=1.0), agent=lambda obs: np.zeros(4))
     pairs = [(a[0]["image"], b[0]["image"]) for a, b in zip(calm, stressed, strict=True)]
