@@ -1,10 +1,10 @@
-"""Side by side with plain implementations; run by hand, not part of the tests.
+"""Benchmarks against plain implementations; run by hand, not part of the tests.
 
-``GOLDEN_PATH_ARITHMETIC=native`` measures without pinned instructions.
+``GOLDEN_PATH_ARITHMETIC=native`` measures without the pinned CPU instructions.
 """
 
 import os
 
-from lib import arithmetic
+from lib.base import arithmetic
 
-arithmetic.pin(os.environ.get("GOLDEN_PATH_ARITHMETIC", "portable"))
+arithmetic.pin(os.environ.get("GOLDEN_PATH_ARITHMETIC", "portable"))  # not that of params.yaml

@@ -1,10 +1,11 @@
-"""Training of the backbone against a plain loop over the same model and pictures.
+"""Times backbone training against a plain training loop on the same model and pictures.
 
     python -m benchmarks.backbone [--threads 2] [--rounds 5] [--batch 64]
 
-Plain: float32, contiguous, augmentation transform by transform over the batch, AdamW parameter by
-parameter. Here: channels-last, bf16 autocast where the processor has it, one picture at a time in
-the cache, fused AdamW. Both do the whole step: views, network, NT-Xent, gradients, optimiser.
+Plain: float32, contiguous memory, each augmentation transform applied to the whole batch, AdamW
+parameter by parameter. Here: channels-last memory, bf16 autocast where the processor supports it,
+augmentation of one picture at a time so that it stays in the cache, fused AdamW. Both do the whole
+training step: views, network, NT-Xent, gradients, optimiser.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.side_by_side import report, side_by_side
-from lib.compute import has_fast_bf16
+from lib.learning.augment import Augment
+from lib.learning.device import has_fast_bf16
 from lib.losses.contrastive import nt_xent
 from lib.models.backbone import Backbone, ProjectionHead
 from lib.params import load_params
-from lib.training.augment import Augment
 
 
 def plain_view(images_BHW3: Tensor, settings) -> Tensor:
-    """The transforms of lib.training.augment, one after the other.
+    """Returns a random view of each picture: lib.learning.augment, one transform after the other.
 
     Args:
-        images_BHW3: uint8.
-        settings: The vision section.
+        images_BHW3: Pictures, uint8.
+        settings: The vision section of params.yaml.
     """
     x = images_BHW3.permute(0, 3, 1, 2).contiguous().float() / 255
     batch, _, height, width = x.shape
@@ -53,7 +54,7 @@ def plain_view(images_BHW3: Tensor, settings) -> Tensor:
 
 
 def main() -> None:
-    """Times both."""
+    """Times both ways and prints the result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

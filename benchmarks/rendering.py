@@ -1,9 +1,9 @@
-"""Frames a second: this project's renderer beside mujoco.Renderer with Meta-World's defaults.
+"""Frames per second of this project's renderer and of mujoco.Renderer with Meta-World's defaults.
 
     python -m benchmarks.rendering
 
-Both draw the same moments of the same episode, RGB at 96x96, on one core: each in a process of its
-own, in turns, the faster of the rounds counts for each. Needs a quiet machine.
+Both draw the same moments of the same episode, RGB at 96x96, on one core. Each runs in its own
+process, they take turns, and the fastest round of each counts. Needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SIZE, ROUNDS, MOMENTS = 96, 3, 30
 
 
 def frames_per_second(which: str) -> float:
-    """Renders the moments of an episode and times the drawing alone.
+    """Renders moments of an episode and times only the drawing.
 
     Args:
-        which: ``ours``, or ``default`` for ``mujoco.Renderer`` on Meta-World's model as it is.
+        which: ``ours``, or ``default`` for ``mujoco.Renderer`` on Meta-World's unchanged model.
     """
     importlib.import_module("lib.sim")  # before mujoco: it chooses the OpenGL backend
 

@@ -1,13 +1,13 @@
-"""State-only stress rollouts at scale: speed, memory, and bytes that no number of workers changes.
+"""State-only stress rollouts at scale: speed, memory, and equal bytes for any number of workers.
 
     python -m benchmarks.rollouts [EPISODES]
 
 Rolls out EPISODES (10,000) episodes with two workers and again with one, and measures
 
-- simulator steps a second of the whole pipeline (plan, reset, expert, stress, labels, writing)
-  beside bare Meta-World's ``env.step`` on as many processes, before and after it;
+- simulator steps per second of the whole pipeline (plan, reset, expert, stress, labels, writing),
+  compared with Meta-World's bare ``env.step`` on as many processes, timed before and after it;
 - the peak memory of the process tree, as the sum of proportional set sizes;
-- whether both files are the same byte for byte.
+- whether the two files are identical byte for byte.
 
 Needs a quiet machine and about ten minutes.
 """
@@ -28,19 +28,19 @@ import psutil
 
 from lib import episode
 from lib.params import load_params
-from lib.sim.rollout import LEGEND, rollout
+from lib.sim.rollout import LEGEND, RolloutRequest, rollout
 from lib.sim.tasks import get_task
-from lib.workers import ordered_map
+from lib.sim.workers import ordered_map
 
 WORKERS = 2
 BARE_SECONDS = 15.0
 
 
 def bare_steps_per_second(seconds: float) -> float:
-    """Times Meta-World's own ``env.step``, and nothing else, along the expert's way.
+    """Times only Meta-World's own ``env.step``, while the scripted expert acts.
 
     Args:
-        seconds: How long to step.
+        seconds: Time to spend in ``env.step``, s.
     """
     from metaworld import policies
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -63,10 +63,10 @@ def bare_steps_per_second(seconds: float) -> float:
 
 
 def bare(workers: int) -> float:
-    """Returns the steps a second of bare Meta-World on several processes together.
+    """Returns the steps per second of bare Meta-World, summed over several processes.
 
     Args:
-        workers: Processes.
+        workers: Number of processes.
     """
     speeds = joblib.Parallel(workers)(
         joblib.delayed(bare_steps_per_second)(BARE_SECONDS) for _ in range(workers)
@@ -75,17 +75,17 @@ def bare(workers: int) -> float:
 
 
 class PeakMemory:
-    """Watches the memory of this process and all its children from a thread."""
+    """Records the peak memory of this process and all its children, from a thread."""
 
     def __enter__(self) -> PeakMemory:
-        """Begins to watch."""
+        """Starts recording."""
         self.bytes, self._done = 0, threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends it; ``bytes`` has the peak."""
+        """Stops recording; ``bytes`` holds the peak."""
         self._done.set()
         self._thread.join()
 
@@ -97,28 +97,35 @@ class PeakMemory:
                 try:
                     info = process.memory_full_info()
                     total += getattr(info, "pss", info.rss)
-                except psutil.Error:  # it has just ended
+                except psutil.Error:  # the process has just ended
                     continue
             self.bytes = max(self.bytes, total)
 
 
 def write(path: Path, count: int, workers: int) -> tuple[int, float]:
-    """Rolls out and writes, as the stage does; returns steps and seconds.
+    """Rolls out episodes and writes them, as the stage does; returns steps and seconds.
 
     Args:
-        path: The file.
-        count: Episodes.
-        workers: Processes.
+        path: HDF5 file to write.
+        count: Number of episodes.
+        workers: Number of processes.
     """
-    params = load_params("task", "phase1", "phase1_sima2", "economics", "safety")
-    settings = {**params.phase1_sima2.model_dump(), "pictures": False}
-    prices, seed, size = params.economics.model_dump(), params.phase1.seed, params.phase1.image_size
-    calls = ((params.task, index, seed, settings, size, prices) for index in range(count))
+    params = load_params("task", "phase1", "phase1_sima2", "economics")
+    asked = RolloutRequest(
+        params.task,
+        params.phase1.seed,
+        params.phase1.image_size,
+        params.phase1_sima2.horizon,
+        mix=params.phase1_sima2.model_dump(),
+        prices=params.economics.model_dump(),
+        pictures=False,
+    )
+    calls = ((asked, index) for index in range(count))
     steps = 0
 
     def counted():
         nonlocal steps
-        results = ordered_map(rollout, calls, params.safety.worker_timeout_s, workers=workers)
+        results = ordered_map(rollout, calls, workers=workers)
         for item in results:
             steps += len(item)
             yield item
@@ -129,10 +136,10 @@ def write(path: Path, count: int, workers: int) -> tuple[int, float]:
 
 
 def main(count: int) -> int:
-    """Prints the figures; returns 1 if the files differ.
+    """Prints the figures; returns 1 if the two files differ, else 0.
 
     Args:
-        count: Episodes.
+        count: Number of episodes.
     """
     digests = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,12 @@
-"""Updates of soft actor-critic against Stable-Baselines3's.
+"""Times updates of soft actor-critic against those of Stable-Baselines3.
 
     python -m benchmarks.sac [--threads 2] [--rounds 9] [--updates 50]
 
-Both: the policy's widths, number of critics and batch of params.yaml, on observations of the same
-size, everything from drawing the batch to the target networks. Here besides: three objectives, a
-head a skill, preferences drawn for each sample, a cloning term, the averaged actor, and target
-networks of a random pair. bf16 for the critics' trunks where the processor has it.
+Both use the layer widths, number of critics and batch size of params.yaml and observations of the
+same size, and do everything from drawing the batch to updating the target networks. The update of
+this project also has three objectives, one head per skill, preferences drawn for each sample, a
+cloning term, the averaged actor, and targets from a random pair of critics. The critics' trunks run
+in bf16 where the processor supports it and the arithmetic is native.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 
 from benchmarks.side_by_side import report, side_by_side
-from lib import arithmetic
 from lib.agent.agents import build_actor
-from lib.compute import has_fast_bf16
-from lib.condition import CONDITION_DIM, ConditionVector
+from lib.agent.condition import CONDITION_DIM, ConditionVector
+from lib.base import arithmetic
 from lib.episode import OBJECTIVES, SKILLS
+from lib.learning.device import has_fast_bf16
 from lib.params import load_params
-from lib.training.policy import Learner, mixed
-from lib.training.replay import Replay
+from lib.policy.replay import Replay
+from lib.policy.train_sac import Learner, sample_mixed
 
 OBS_DIM, EPISODE, EPISODES = 100, 100, 100
 
 
 def main() -> None:
-    """Times both."""
+    """Times both implementations and prints the result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
@@ -82,11 +83,11 @@ def main() -> None:
         params.safety,
         (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else nullcontext,
     )
-    learner.updates = settings.critic_steps  # from here on every update is a whole one
+    learner.updates = settings.critic_steps  # past the critic-only phase: all parts are updated
 
     def ours() -> None:
         for _ in range(given.updates):
-            learner.update(mixed(recorded, online, settings.batch_size, rng))
+            learner.update(sample_mixed(recorded, online, settings.batch_size, rng))
 
     what = f"{given.threads} threads, batch {settings.batch_size}, {settings.critics} critics of"
     print(f"{what} {settings.hidden}, bf16 {'on' if bf16 else 'not available'}")

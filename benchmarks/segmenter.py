@@ -1,12 +1,12 @@
-"""Milliseconds a picture: the segmenter that serves beside a plain U-Net of base width 64.
+"""Milliseconds per picture of the segmenter that serves and of a plain U-Net of base width 64.
 
     python -m benchmarks.segmenter
 
-One 96x96 picture on one core, as in closed loop. The plain one is the textbook's: widths 64, 128,
-256, 512, once with the level of 1,024, float32, batch normalisation unfolded, the default memory
-layout. Ours is ``Segmenter.probabilities``, from uint8 to probabilities, at the widths of
-params.yaml and the precision of a stage. In turns; medians over all rounds. Weights are random:
-they change no timing. Needs a quiet machine.
+One 96x96 picture on one core, as in closed loop. The plain U-Net is the textbook version: widths
+64, 128, 256, 512, and once more with a level of 1,024; float32, batch normalisation not folded, the
+default memory layout. Ours is ``Segmenter.probabilities``, from uint8 to probabilities, with the
+widths of params.yaml and the precision of a stage. All take turns; times are medians over all
+rounds. Weights are random, which does not affect the timing. Needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from statistics import median
 import numpy as np
 import torch
 
-from lib.compute import start
 from lib.episode import PRIMITIVES
+from lib.learning.device import start
 from lib.models.unet import UNet
 from lib.params import load_params
-from lib.perception.segmenter import Segmenter
+from lib.segmenter.serving import Segmenter
 
 ROUNDS, CALLS, SIZE = 15, 8, 96
 PLAIN = {
@@ -34,7 +34,7 @@ OURS = "Segmenter.probabilities"
 
 
 def runners() -> dict[str, Callable[[], object]]:
-    """Returns what is timed, by name."""
+    """Returns the functions to time, by name."""
     params = load_params("seed", "compute", "segmenter")
     fabric = start(params.compute.model_copy(update={"threads": 1}), params.seed)
     picture = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
@@ -51,7 +51,7 @@ def runners() -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    """Prints the median time of each, and how many times ours it takes."""
+    """Prints the median time of each function, and its ratio to ours."""
     timed = runners()
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for call in timed.values():

@@ -1,4 +1,4 @@
-"""Two ways of doing the same work, timed in turns on the same machine."""
+"""Times two ways of doing the same work, in turns on the same machine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from statistics import median
 def side_by_side(
     plain: Callable[[], object], fast: Callable[[], object], rounds: int
 ) -> tuple[float, float]:
-    """Times two functions in turns, so that whatever else the machine does strikes both alike.
+    """Times two functions in turns, so that other load on the machine affects both alike.
 
     Args:
-        plain: The plain way.
-        fast: The way of this project.
-        rounds: Timings of each, after one that does not count.
+        plain: The plain implementation.
+        fast: The implementation of this project.
+        rounds: Number of timings of each function, after one that is not counted.
 
     Returns:
         Median seconds of ``plain`` and of ``fast``.
@@ -35,10 +35,10 @@ def report(what: str, unit: str, count: int, plain_s: float, fast_s: float) -> N
 
     Args:
         what: Name of the work.
-        unit: What is counted.
-        count: How many of them each timing did.
-        plain_s: Median seconds of the plain way.
-        fast_s: Median seconds of this project's.
+        unit: Name of the items that are counted.
+        count: Number of items in each timing.
+        plain_s: Median seconds of the plain implementation.
+        fast_s: Median seconds of this project's implementation.
     """
     print(
         f"{what}: plain {count / plain_s:,.0f} {unit}/s, here {count / fast_s:,.0f} {unit}/s, "

@@ -1,27 +1,29 @@
-"""What weighting by trust is worth when one source of labels is wrong in a third of its segments.
+"""Measures the gain from trust weights when a label source is wrong in a third of its segments.
 
     python -m benchmarks.trust [SEEDS [STEPS]]
 
-The training episodes of phase 1 become two sources: every third episode keeps its exact labels,
-the others are given to a bad labeller. Then again with no exact episode at all: in the pipeline
-the simulator gives 160 of 168. A segment is one primitive in one episode; a third of the bad
-labeller's segments carry the name of another primitive throughout their episode: either the same
-other one for all segments of a primitive (consistent), or any (random).
+The training episodes of phase 1 are split into two sources: every third episode keeps its exact
+labels, the others are relabelled by a bad labeller. The experiment is repeated with no exact
+episode at all, because in the pipeline one source, the simulator, gives 160 of 168 episodes. A
+segment is one primitive in one episode. A third of the bad labeller's segments carry the name of
+another primitive throughout their episode. The wrong name is either the same for all wrong segments
+of a primitive (consistent), or drawn anew for each segment (random).
 
-Nobody tells the training which they are. Segments are doubted as the project does it
-(lib/ingest/trust.py), which looks at pictures and at the labels as they are, a third wrong and
-all. The TrustMatrix is what is known of a source on a few frames of which exact labels exist too:
-of the pixels given a primitive, and not doubted, the share that are of it.
+The training is not told which segments are wrong. Segments are doubted by the project's own method
+(lib/phase1_manifest/trust.py), which uses the pictures and the given labels, including the wrong
+third. The TrustMatrix is estimated on a few frames of a source that have exact labels as well. Its
+entry for a primitive is the share of correct pixels among those that the source gives this
+primitive and that are not doubted.
 
 A small U-Net is then trained on the same frames in the same order with
 
-    clean     exact labels, the most there is to keep
-    uniform   every label trusted
+    clean     exact labels, the upper bound
+    uniform   full trust in every label
     source    the TrustMatrix alone, trust by source and primitive
     trust     the TrustMatrix and the doubted segments
 
-and scored on test episodes with exact labels. *found* and *blamed* are the shares of the wrong and
-of the right pixels that are doubted. About twelve minutes on one core.
+and scored on test episodes with exact labels. *found* is the share of the wrong pixels that are
+doubted, *blamed* that of the correct pixels. The benchmark takes about twelve minutes on one core.
 """
 
 from __future__ import annotations
@@ -33,22 +35,22 @@ from statistics import mean
 
 import numpy as np
 
-from lib.compute import start
+from lib.data.dataset import Dataset, load_dataset
 from lib.episode import PRIMITIVES
-from lib.evaluation.segmentation import score
-from lib.ingest.trust import count_pairs, segment_trust, usual_shares
-from lib.manifest import Dataset, load_dataset
+from lib.learning.device import start
 from lib.models.unet import UNet
 from lib.params import load_params
-from lib.perception.segmenter import Segmenter
-from lib.training.segmenter import PixelTrust, train_segmenter
+from lib.phase1_manifest.trust import count_pairs, segment_trust, usual_shares
+from lib.segmenter.scores import score
+from lib.segmenter.serving import Segmenter
+from lib.segmenter.train_segmenter import PixelTrust, train_segmenter
 
 Doubts = dict[tuple[str, str], np.ndarray]
 WRONG_SHARE = 1 / 3
 EXACT_EVERY = (3, 0)  # every third training episode keeps its exact labels, or none does
 TRUST_FRAMES = 200
 SMALL = {"widths": [8, 16, 32], "batch_size": 16}
-HALVE = 2  # pictures of half the size: every second pixel
+HALVE = 2  # pictures are halved in size: every second pixel is kept
 
 
 def corrupt(
@@ -59,17 +61,18 @@ def corrupt(
     *,
     consistent: bool,
 ) -> np.ndarray:
-    """Renames a share of the segments; returns new labels.
+    """Returns labels in which a share of the segments carry the name of another primitive.
 
     Args:
         labels_NHW: Exact primitives.
-        episodes: Rows of the episodes to be corrupted.
-        share: Of the segments (a primitive in an episode) that are wrong.
-        rng: Decides which, and what they are called.
-        consistent: A primitive is always taken for the same other one, else for any.
+        episodes: Row slices of the episodes to corrupt.
+        share: Share of the segments (one primitive in one episode) that become wrong.
+        rng: Random generator that chooses the segments and their wrong names.
+        consistent: Whether a primitive is always mistaken for the same other primitive, instead of
+            a random one.
     """
     wrong = labels_NHW.copy()
-    # Along one random cycle every primitive has one that it is taken for.
+    # In a random cycle of all primitives, each one is mistaken for the one before it.
     cycle = rng.permutation(len(PRIMITIVES))
     taken_for = dict(zip(cycle, np.roll(cycle, 1), strict=True))
     segments = [(e, c) for e in episodes for c in np.unique(labels_NHW[e])]
@@ -85,12 +88,14 @@ def precision(said: np.ndarray, exact: np.ndarray, believed: np.ndarray) -> np.n
     """Estimates one source's row of the TrustMatrix.
 
     Args:
-        said: Its primitives on some frames.
-        exact: Those of the same pixels.
-        believed: How much each pixel counts: what is doubted anyway need not be doubted twice.
+        said: Primitives that the source gives on some frames.
+        exact: Exact primitives of the same pixels.
+        believed: Weight of each pixel. Doubted pixels count less, so that they are not doubted
+            twice.
 
     Returns:
-        (len(PRIMITIVES),) float32: of the pixels given a primitive, the share that are of it.
+        (len(PRIMITIVES),) float32: for each primitive, the share of correct pixels among those
+        that the source gives this primitive.
     """
     size = len(PRIMITIVES)
     given = np.bincount(said.ravel(), believed.ravel(), size)
@@ -100,14 +105,14 @@ def precision(said: np.ndarray, exact: np.ndarray, believed: np.ndarray) -> np.n
 
 @dataclass
 class Case:
-    """Training data of which one source is bad, and what is known of it.
+    """Training data with one bad source of labels, and what is known about that source.
 
     Attributes:
-        dataset: With the sources ``exact`` and ``bad``.
-        wrong: Share of the training pixels that are wrong.
+        dataset: Episodes of the sources ``exact`` and ``bad``.
+        wrong: Share of the bad source's pixels that are wrong.
         found: Share of the wrong pixels that are doubted.
-        blamed: Share of the right pixels that are doubted.
-        weights: By method: the TrustMatrix, and the doubted segments.
+        blamed: Share of the correct pixels that are doubted.
+        weights: TrustMatrix and doubted segments, by name of the method.
     """
 
     dataset: Dataset
@@ -124,10 +129,10 @@ def two_sources(
 
     Args:
         dataset: Holds ``obs/image`` and ``labels/segmentation``, all exact.
-        share: Of the bad source's segments that are wrong.
-        seed: Decides which.
+        share: Share of the bad source's segments that are wrong.
+        seed: Seed of the random generator that chooses the wrong segments.
         consistent: See ``corrupt``.
-        exact_every: Of the training episodes, each so-manyth is of the exact source; 0 = none.
+        exact_every: With n, every n-th training episode belongs to the exact source; with 0, none.
     """
     rng = np.random.default_rng(seed)
     train = [e for e in dataset.episodes if e.split == "train"]
@@ -187,15 +192,15 @@ def train(
     """Trains a small U-Net and scores it.
 
     Args:
-        mixed: What it is trained on.
-        exact: What it is scored on.
+        mixed: Dataset for the training.
+        exact: Dataset with exact labels for the score.
         weights: TrustMatrix and doubted segments.
-        seed: Of the training.
-        steps: Of the optimiser.
-        split: On which it is scored.
+        seed: Seed of the training.
+        steps: Number of optimiser steps.
+        split: Split on which the U-Net is scored.
 
     Returns:
-        mIoU.
+        The mIoU of the primitives.
     """
     params = load_params("compute", "safety", "segmenter")
     settings = params.segmenter.model_copy(update={**SMALL, "steps": steps})
@@ -208,11 +213,11 @@ def train(
 
 
 def main(seeds: int, steps: int) -> None:
-    """Prints a table of both kinds of mistakes, with a third of the training data exact and none.
+    """Prints a table of both kinds of mistakes, with a third and with none of the data exact.
 
     Args:
-        seeds: How many.
-        steps: Of each training.
+        seeds: Number of seeds.
+        steps: Number of optimiser steps of each training.
     """
     dataset = load_dataset("segmenter", ["obs/image", "labels/segmentation"])
     dataset.arrays = {name: a[:, ::HALVE, ::HALVE].copy() for name, a in dataset.arrays.items()}

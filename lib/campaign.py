@@ -1,14 +1,15 @@
-"""Runs the pipeline over seeds and variants, and says what came of it: mean, worst, interval.
+"""Runs the pipeline for several seeds and variants; prints mean, worst value and interval.
 
-    python -m lib.campaign campaigns/seeds.yaml              every seed of every variant, in turn
-    python -m lib.campaign campaigns/seeds.yaml --summary    what the rows there say; runs nothing
+    python -m lib.campaign campaigns/seeds.yaml              runs each seed of each variant, in turn
+    python -m lib.campaign campaigns/seeds.yaml --summary    prints the existing rows' summary only
 
-A run is ``dvc repro`` in a clean clone of HEAD, so that the working tree and its dvc.lock stay as
-they are. The clone uses the repository's DVC cache, which holds the run cache too: a stage that
+A run is ``dvc repro`` in a clean clone of HEAD, so that the working tree and its dvc.lock stay
+unchanged. The clone uses the repository's DVC cache, which includes the run cache. So a stage that
 depends on neither seed nor variant runs once, and a run that was made before costs nothing.
 
-Each run that ends adds a row to the CSV beside the file; a row that is there is not made again. It
-belongs to the last commit that changed what the pipeline reads: committing the CSV makes none old.
+Each completed run adds a row to the CSV file beside the YAML file. An existing row is not made
+again. A row belongs to the last commit that changed a file that the pipeline reads, so committing
+the CSV file makes no row outdated.
 """
 
 from __future__ import annotations
@@ -27,24 +28,25 @@ from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
 from lib import runner
-from lib.errors import UserError
-from lib.evaluation.gates import lookup
-from lib.files import read_json, write_csv, write_text
-from lib.params import Section, Seed, apply, read_yaml
-from lib.paths import ROOT, WORK, relative
+from lib.base.errors import UserError, last_line
+from lib.base.files import read_json, write_csv, write_text
+from lib.base.paths import ROOT, WORK, relative
+from lib.gates import lookup
+from lib.params import Section, Seed, apply, read_yaml, validate
 from lib.verify import processor
 
-# Besides the sources among the deps in dvc.yaml. Not all of lib: a test holds the deps exact.
+# The pipeline reads these in addition to the sources among the deps in dvc.yaml. lib is not listed
+# as a whole: the deps name its modules, and a test checks that they are exact.
 ALWAYS_READ = ("dvc.yaml", "params.yaml", "requirements.lock", "stages")
 
-# What makes a row, and then how the run went. The params are there because a variant may get other
-# ones under the same name.
+# IDENTITY holds the columns that distinguish rows; the other columns describe the run. The params
+# distinguish rows too, because a variant may later be given other params under the same name.
 IDENTITY = ("variant", "seed", "commit", "params")
 COLUMNS = (*IDENTITY, "processor", "date", "minutes", "passed")
 
@@ -52,7 +54,7 @@ Row = dict[str, Any]
 
 
 class Metric(Section):
-    """Where a column comes from, and which end of it is the bad one."""
+    """Source of a CSV column, and which end of its range is bad."""
 
     file: str
     key: str
@@ -60,7 +62,7 @@ class Metric(Section):
 
 
 class Spec(Section):
-    """What is asked; a variant is the params that differ, nested as in params.yaml."""
+    """Content of a campaign file; a variant holds the params that differ, as in params.yaml."""
 
     seeds: Annotated[list[Seed], Field(min_length=1)]
     variants: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], dict[str, Any]]
@@ -68,14 +70,14 @@ class Spec(Section):
 
 
 def read_spec(path: Path, root: Path = ROOT) -> Spec:
-    """Reads what is asked and checks it against params.yaml and the metrics files.
+    """Reads a campaign file and checks it against params.yaml and the metrics files.
 
     Args:
         path: The YAML file.
         root: The repository root.
 
     Raises:
-        UserError: On the first mistake, naming the file and the key.
+        UserError: On the first mistake; names the file and the key.
     """
     name, values = relative(path), read_yaml(path)
     if not isinstance(values, Mapping):
@@ -84,15 +86,9 @@ def read_spec(path: Path, root: Path = ROOT) -> Spec:
     if isinstance(values["variants"], Mapping):
         values["variants"] = {
             variant: (read_yaml(root / params) or {}) if isinstance(params, str) else params
-            for variant, params in values["variants"].items()  # text is the path of a preset
+            for variant, params in values["variants"].items()  # a string is the path of a preset
         }
-    try:
-        spec = Spec.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        known = {"extra_forbidden": "unknown key; remove it", "missing": "missing; add it"}
-        what = known.get(first["type"]) or f"{first['msg']} (given: {first['input']!r})"
-        raise UserError(f"{name}: {'.'.join(map(str, first['loc']))}: {what}") from None
+    spec = validate(Spec, values, name)
     for variant, params in spec.variants.items():
         if "seed" in params:
             raise UserError(f"{name}: variants.{variant}.seed: remove it; `seeds` sets the seed")
@@ -109,7 +105,7 @@ def read_spec(path: Path, root: Path = ROOT) -> Spec:
 
 
 def _number(root: Path, metric: Metric) -> float | None:
-    """Returns a metric of the repository at ``root``, None if it has no such number."""
+    """Returns a metric of the repository at ``root``, or None if the file has no such number."""
     try:
         return lookup(read_json(root / metric.file), metric.key, root / metric.file)
     except (OSError, UserError):
@@ -117,7 +113,7 @@ def _number(root: Path, metric: Metric) -> float | None:
 
 
 def _set_params(values: Mapping[str, Any], params: Path, name: str) -> None:
-    """Writes values over a parameter file; ``name`` says in an error where they are from."""
+    """Writes values over a parameter file; error messages give ``name`` as their origin."""
     with TemporaryDirectory() as folder:
         preset = Path(folder) / "preset.yaml"
         write_text(preset, json.dumps(values, default=str))  # JSON is YAML
@@ -128,24 +124,23 @@ def _set_params(values: Mapping[str, Any], params: Path, name: str) -> None:
 
 
 def _call(root: Path, *command: str) -> str:
-    """Returns what a command prints; ``dvc`` is that of this Python."""
+    """Returns what a command prints; ``dvc`` runs with this Python interpreter."""
     python = (sys.executable, "-m") if command[0] == "dvc" else ()
     done = subprocess.run(
         (*python, *command), cwd=root, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(f"`{' '.join(command[:2])}` failed: {reason}")
+        raise UserError(f"`{' '.join(command[:2])}` failed: {last_line(done.stderr)}")
     return done.stdout.rstrip("\n")
 
 
 def _files(root: Path, *options: str) -> set[str]:
-    """Returns what ``git ls-files`` lists."""
+    """Returns the paths that ``git ls-files`` lists."""
     return set(_call(root, "git", "ls-files", "-z", *options).split("\0")) - {""}
 
 
 def _sources(root: Path) -> list[str]:
-    """Returns the deps in dvc.yaml that no stage makes: code and recordings."""
+    """Returns the deps in dvc.yaml that no stage produces: code and recordings."""
     stages = read_yaml(root / "dvc.yaml")["stages"].values()
     kinds = ("outs", "metrics", "plots")
     outs = [out for stage in stages for kind in kinds for out in runner.paths(stage.get(kind, []))]
@@ -158,12 +153,13 @@ def _sources(root: Path) -> list[str]:
 
 
 def _check_committed(root: Path, read: Sequence[str]) -> None:
-    """Refuses a working tree in which the pipeline reads what a clone of HEAD lacks."""
+    """Raises an error if the pipeline reads files or changes that a clone of HEAD would lack."""
     changed = _call(root, "git", "status", "--porcelain", "-z", "--", *ALWAYS_READ, *read)
     if changed:
         file = changed.split("\0")[0][3:]
         raise UserError(f"{file}: not committed as it is; commit or stash it: a row is of a commit")
-    # Of what Git ignores, DVC ignores some too, and has some whose .dvc file is in the commit.
+    # A file that Git ignores is no problem if DVC ignores it too, or if DVC can restore it because
+    # its .dvc file is in the commit.
     ignored = _files(root, "-oi", "--exclude-standard", "--", *read)
     ignored -= _files(root, "-oi", "--exclude-from=.dvcignore", "--", *read)
     tracked = {file.removesuffix(".dvc") for file in _files(root, "--", "*.dvc")}
@@ -174,13 +170,13 @@ def _check_committed(root: Path, read: Sequence[str]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Returns the rows of a campaign's CSV, none if it is not there.
+    """Returns the rows of a campaign's CSV file; an empty list if the file does not exist.
 
     Args:
-        path: The CSV.
+        path: The CSV file.
 
     Raises:
-        UserError: If a row lacks a column.
+        UserError: If a row lacks a column or has surplus cells.
     """
     if not path.exists():
         return []
@@ -196,13 +192,13 @@ def run_one(params: Mapping[str, Any], head: str, folder: Path, root: Path = ROO
     """Runs the pipeline in a clean clone and returns whether the gates passed.
 
     Args:
-        params: What differs from params.yaml, the seed included.
+        params: Params that differ from params.yaml, including the seed.
         head: The commit to clone.
-        folder: Where; emptied first.
+        folder: Folder of the clone; emptied first.
         root: The repository root.
 
     Raises:
-        UserError: If anything but the gates failed.
+        UserError: If anything other than the gates failed.
     """
     shutil.rmtree(folder, ignore_errors=True)
     _call(root, "git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(folder))
@@ -214,7 +210,8 @@ def run_one(params: Mapping[str, Any], head: str, folder: Path, root: Path = ROO
     timings = folder / ".work" / "timings"
     if runner.repro([], folder, timings) == 0:
         return True
-    # Without a pass the gates leave no out. With all else up to date, the metrics are this run's.
+    # Gates that fail write no output, so their stage stays unfinished. If all other stages are up
+    # to date, the metrics are those of this run.
     if runner.changed_stages(folder, runner.environment()) == {"gates"}:
         return False
     records = runner.stage_records(timings, since=0)
@@ -223,11 +220,11 @@ def run_one(params: Mapping[str, Any], head: str, folder: Path, root: Path = ROO
 
 
 def summarise(values: Sequence[float], worst: str) -> list[float]:
-    """Returns mean, worst, and from two values on Student's 95 % interval of the mean.
+    """Returns mean, worst value and, for two or more values, Student's 95 % interval of the mean.
 
     Args:
-        values: One a run.
-        worst: ``min`` or ``max``: the bad end.
+        values: One value per run.
+        worst: Which end of the range is bad: ``min`` or ``max``.
     """
     n = len(values)
     if n == 0:
@@ -240,7 +237,7 @@ def summarise(values: Sequence[float], worst: str) -> list[float]:
 
 
 def _print_summary(spec: Spec, csv_file: Path, commit: str) -> None:
-    """Prints a table a variant over the rows of a commit."""
+    """Prints one table per variant, from the rows of one commit."""
     rows = read_rows(csv_file)
     for variant in spec.variants:
         wanted = (variant, commit, _text(spec, variant))
@@ -262,7 +259,7 @@ def _print_summary(spec: Spec, csv_file: Path, commit: str) -> None:
 
 
 def _text(spec: Spec, variant: str) -> str:
-    """Returns the params of a variant as they stand in its rows."""
+    """Returns the params of a variant as its rows hold them: as JSON text."""
     return json.dumps(spec.variants[variant], default=str)
 
 
@@ -271,16 +268,16 @@ def _identity(row: Row) -> tuple[str, ...]:
 
 
 def campaign(path: Path, *, run: bool, root: Path = ROOT, work: Path = WORK) -> int:
-    """Makes the rows that are missing and prints the summary; 1 if a run gave no row, else 0.
+    """Makes the missing rows and prints the summary; returns 1 if a run gave no row, else 0.
 
     Args:
-        path: The YAML file; the CSV has the same name.
-        run: False for the summary alone.
+        path: The YAML file; the CSV file has the same name.
+        run: Whether to make the missing rows; False prints the summary only.
         root: The repository root.
-        work: Folder for the clones.
+        work: Folder in which the clones are made.
 
     Raises:
-        UserError: If nothing can be run.
+        UserError: If the campaign cannot be run.
     """
     spec, csv_file, read = read_spec(path, root), path.with_suffix(".csv"), _sources(root)
     last = ("git", "log", "-1", "--format=%h", "--abbrev=12", "--")
@@ -295,8 +292,8 @@ def campaign(path: Path, *, run: bool, root: Path = ROOT, work: Path = WORK) -> 
     ]
     missing = [row for row in asked if _identity(row) not in done] if run else []
     if missing:
-        head = _call(root, "git", "rev-parse", "HEAD")  # whoever commits meanwhile changes nothing
-        os.environ.pop("GOLDEN_PATH_WORK", None)  # each clone has a working folder of its own
+        head = _call(root, "git", "rev-parse", "HEAD")  # a commit made meanwhile has no effect
+        os.environ.pop("GOLDEN_PATH_WORK", None)  # each clone uses its own working folder
         runner.check_rendering(runner.environment())
     failures = 0
     for number, row in enumerate(missing, start=1):
@@ -314,7 +311,7 @@ def campaign(path: Path, *, run: bool, root: Path = ROOT, work: Path = WORK) -> 
         row |= {"processor": processor(), "date": date.today().isoformat()}
         row |= {"minutes": round((time.monotonic() - started) / 60, 1)}
         row |= {"passed": "yes" if passed else "no"}
-        # A variant may have no such number: an empty cell, and a smaller n in the summary.
+        # A variant may lack a metric: its cell stays empty, and n in the summary is smaller.
         row |= {column: _number(folder, metric) for column, metric in spec.metrics.items()}
         write_csv(csv_file, [*read_rows(csv_file), row])
         shutil.rmtree(folder)
@@ -328,9 +325,9 @@ def main(argv: Sequence[str], root: Path = ROOT, work: Path = WORK) -> int:
     """Runs a campaign and returns the exit code: 2 for a user's mistake, 130 for Ctrl-C.
 
     Args:
-        argv: The YAML file, and maybe ``--summary``.
+        argv: The YAML file, and optionally ``--summary``.
         root: The repository root.
-        work: Folder for the clones.
+        work: Folder in which the clones are made.
     """
     files = [word for word in argv if word != "--summary"]
     try:

@@ -1,7 +1,8 @@
-"""About how long `make repro` takes on this machine: what `make doctor` says.
+"""Estimates how long `make repro` takes on this machine; `make doctor` prints the estimate.
 
-Two small measurements, of drawing and of learning, are set against the same two on the machine
-whose run README reports. A machine that is busy, or throttled, is slower now and later alike.
+Two short measurements, one of rendering and one of training, are compared with the same
+measurements on the machine of the run in README. If this machine is busy or throttled, both the
+measurements and the run are slower.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lib.compute import start
+from lib.learning.device import start
 from lib.models.backbone import Backbone
 from lib.params import load_params
 from lib.sim.env import make_env
@@ -23,25 +24,26 @@ BATCH = 64
 
 
 class Speed(NamedTuple):
-    """Seconds for a piece of work.
+    """Seconds for one piece of work of each kind.
 
     Attributes:
-        draw: A control step with its picture and labels, one process.
-        learn: A training step of the backbone on BATCH pictures, forward and backward.
+        draw: Time of a control step with its picture and pixel labels, in one process.
+        learn: Time of a forward and backward pass of the backbone on BATCH pictures.
     """
 
     draw: float
     learn: float
 
 
-# Of the run in README: what it took for the two pieces, and how many minutes went into work like
-# each. Drawing is phase 1 and four tenths of the evaluation, in two processes; learning the rest.
+# Figures of the run in README: the times of the two pieces of work on its machine, and the minutes
+# that the run spent on work of each kind. Drawing is phase 1 and four tenths of the evaluation, in
+# two processes; learning is the rest.
 REFERENCE = Speed(draw=0.0059, learn=0.1355)
 REFERENCE_MINUTES = Speed(draw=1.7, learn=17.0)
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Returns the shortest of some tries, the first one left out."""
+    """Returns the shortest time of several calls, in seconds; the first call is not counted."""
     seconds = []
     for _ in range(REPEATS + 1):
         begun = time.perf_counter()
@@ -51,7 +53,7 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def measure() -> Speed:
-    """Measures this machine, some seconds long."""
+    """Measures the speed of this machine, which takes a few seconds."""
     params = load_params("seed", "compute", "phase1", "vision")
     size = params.phase1.image_size
     env = make_env(image_size=size)
@@ -77,10 +79,10 @@ def measure() -> Speed:
 
 
 def minutes(speed: Speed) -> float:
-    """Returns about how long a run takes from nothing.
+    """Returns the estimated minutes of a run of the whole pipeline with nothing cached.
 
     Args:
-        speed: Of the machine.
+        speed: Measured speed of the machine.
     """
     pairs = zip(speed, REFERENCE, REFERENCE_MINUTES, strict=True)
     return sum(mine / theirs * share for mine, theirs, share in pairs)

@@ -13,13 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from lib.files import atomic
+from lib.base.files import atomic
 
-SCALE = 4  # 96 pixels are small on a screen
-FPS = 20  # half of real time: an episode lasts a second
+SCALE = 4  # enlargement of films: 96 pixels are small on a screen
+FPS = 20  # half of real time, because an episode lasts about one second
 
-# One colour a primitive, in the order of lib.episode.PRIMITIVES; distinct also without red-green
-# vision.
+# One colour per primitive, in the order of lib.episode.PRIMITIVES. People with red-green colour
+# blindness can tell them apart as well.
 PALETTE = np.array(
     [
         [230, 230, 230],
@@ -38,8 +38,8 @@ def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Puts two films side by side; the shorter one holds its last frame.
 
     Args:
-        left: (T, H, W, 3) uint8.
-        right: (U, H, W, 3) uint8.
+        left: Frames of the film on the left, (T, H, W, 3) uint8.
+        right: Frames of the film on the right, (U, H, W, 3) uint8.
 
     Returns:
         (max(T, U), H, 2 W, 3) uint8.
@@ -50,14 +50,14 @@ def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
-    """Writes an MP4 (H.264).
+    """Writes an MP4 film (H.264).
 
     Args:
-        path: The file.
-        frames: (T, H, W, 3) uint8.
+        path: The file to write.
+        frames: Frames of the film, (T, H, W, 3) uint8.
     """
     large = frames.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
-    # One thread and no encoder stamp: the same frames give the same bytes.
+    # One thread and no encoder stamp, so that the same frames always give the same bytes.
     stable = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
     with (
         atomic(path) as scratch,
@@ -70,11 +70,11 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG with stable bytes and frees it.
+    """Writes a figure as PNG with reproducible bytes and frees its memory.
 
     Args:
         figure: The figure.
-        path: The file.
+        path: The file to write.
     """
     with atomic(path) as scratch:
         # matplotlib writes its version into the file unless told not to.
@@ -83,12 +83,12 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def contact_sheet(path: Path, rows: dict[str, np.ndarray], title: str) -> None:
-    """Shows frames of episodes from left to right.
+    """Draws a sheet of frames: one row per label, frames from left to right.
 
     Args:
-        path: The PNG.
-        rows: (N, H, W, 3) uint8 frames by label; all of the same N.
-        title: Of the sheet.
+        path: PNG file to write.
+        rows: Frames (N, H, W, 3) uint8 by label, with the same N for all labels.
+        title: Title of the sheet.
     """
     count = max(len(frames) for frames in rows.values())
     figure, axes = plt.subplots(

@@ -1,15 +1,16 @@
-"""params.yaml, typed and validated: every key is known, of its type and in its range.
+"""Typed and validated access to params.yaml: checks every key, its type and its range.
 
-A stage asks for the sections that dvc.yaml lists for it and can reach no other::
+A stage asks for the sections that dvc.yaml lists for it. It cannot read any other section::
 
     params = load_params("seed", "vision")
     params.vision.lr
 
-The YAML is read as version 1.2: ``dvc exp run -S vision.lr=1e-5`` writes ``1e-05``, which a YAML
-1.1 reader turns into a string.
+The settings class of a component is defined in the module of that component; SECTIONS names the
+module. A stage imports only the modules of the sections that it asks for. ``make repro`` checks the
+whole file before the first stage.
 
-``python -m lib.params`` checks the file, ``python -m lib.params apply FILE`` writes the values of
-another YAML file (presets/small.yaml) over it and keeps the comments.
+``python -m lib.params`` checks the file. ``python -m lib.params apply FILE`` copies the values of
+another YAML file (such as presets/small.yaml) into params.yaml and keeps the comments.
 """
 
 from __future__ import annotations
@@ -17,41 +18,45 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
-from ruamel.yaml import YAML, YAMLError
 
-from lib.errors import UserError
-from lib.files import atomic
-from lib.paths import PARAMS, relative
+from lib.base.errors import UserError
+from lib.base.files import atomic
+from lib.base.paths import PARAMS, relative
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Horizon = Annotated[int, Field(ge=10, le=250)]  # control steps, to MAX_HORIZON of lib/sim/env.py
 Level = Literal["p3", "p4", "p5"]
 Preference = Annotated[list[Share], Field(min_length=3, max_length=3)]
 
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys and wrong types are errors, infinities too."""
+    """Base class of all sections: unknown keys, wrong types and infinities are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class Compute(Section):
-    """How the arithmetic is done."""
+    """Settings of the arithmetic: threads, instruction set and precision."""
 
     threads: Annotated[int, Field(ge=1, le=256)]
     arithmetic: Literal["portable", "native"]
@@ -67,27 +72,14 @@ class Compute(Section):
 
 
 class Safety(Section):
-    """Limits that hold in every training and for every worker."""
+    """Limits that apply to every training."""
 
     max_grad_norm: Positive
     nan: Literal["fail", "clip"]
-    worker_timeout_s: Positive
-
-
-class Economics(Section):
-    """Prices; see lib/economics.py for what is made of them."""
-
-    unit_price: Positive
-    wage_per_hour: Positive
-    energy_price_kwh: NonNegative
-    hand_over_s: NonNegative
-    damage_force_n: Positive
-    damage_cost: NonNegative
-    energy_scale_j: Positive
 
 
 class Phase1(Section):
-    """What all sources share."""
+    """Settings that all phase-1 data sources share."""
 
     seed: Seed
     image_size: Annotated[int, Field(ge=32, le=512, multiple_of=32)]
@@ -100,319 +92,196 @@ class Phase1(Section):
         return self
 
 
-class Phase1Sima2(Section):
-    """Stress rollouts in the simulator."""
+SCALARS = {"task": TypeAdapter(str), "seed": TypeAdapter(Seed)}
+SECTIONS = {  # module and class that define the settings of each section
+    "compute": "lib.params:Compute",
+    "safety": "lib.params:Safety",
+    "economics": "lib.sim.economics:Economics",
+    "phase1": "lib.params:Phase1",
+    "phase1_sima2": "lib.sim.rollout:Phase1Sima2",
+    "phase1_ros": "lib.phase1_ros:Phase1Ros",
+    "phase1_isaac": "lib.phase1_isaac:Phase1Isaac",
+    "phase1_manifest": "lib.phase1_manifest:Phase1Manifest",
+    "vision": "lib.vision:Vision",
+    "rnn": "lib.rnn:Rnn",
+    "segmenter": "lib.segmenter:Segmenter",
+    "policy": "lib.policy:Policy",
+    "evaluate": "lib.evaluate:Evaluate",
+    "gates": "lib.gates:Gates",
+}
 
-    episodes: Count
-    pictures: bool
-    horizon: Annotated[int, Field(ge=10, le=250)]
-    share_success: Share
-    share_failure: Share
-    share_recovery: Share
-    share_mixed: Share
-    action_noise: Share
-    visual_share: Share
-    visual_severity: Share
-    detour_share: Share
-
-    @model_validator(mode="after")
-    def _sums_to_one(self) -> Phase1Sima2:
-        total = self.share_success + self.share_failure + self.share_recovery + self.share_mixed
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"share_*: the shares sum to {total:g}, not to 1")
-        return self
+Checked = TypeVar("Checked", bound=Section)
 
 
-_FIELD = r"[A-Za-z]\w*(\.([A-Za-z]\w*|-?\d+))*"
-_SELECTION = re.compile(rf"/[^\s:,]+(:{_FIELD}(,{_FIELD})*)?", re.ASCII)
-_ARRAY = re.compile(r"(labels/)?[A-Za-z]\w*", re.ASCII)
+class _Yaml(yaml.SafeLoader):
+    """YAML loader with the core schema of version 1.2 that refuses duplicate keys.
+
+    PyYAML follows version 1.1 by default. ``dvc exp run -S vision.lr=1e-5`` writes ``1e-05``, which
+    version 1.1 reads as text. Version 1.1 also reads ``yes`` as a boolean, ``010`` as an octal
+    number and ``1:30`` as a base-60 number.
+    """
+
+    yaml_implicit_resolvers: dict = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        found = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int | float) and key in found:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            found.add(key if isinstance(key, str | int | float) else id(key))
+        return super().construct_mapping(node, deep)
 
 
-def _selection(value: str) -> str:
-    if not _SELECTION.fullmatch(value):
-        raise ValueError(f"{value!r} is neither /topic nor /topic:field.path,other.path")
-    return value
-
-
-def _array(value: str) -> str:
-    if not _ARRAY.fullmatch(value):
-        raise ValueError(f"{value!r} is neither a name such as wrench nor labels/ and a name")
-    return value
-
-
-def _actions(value: str) -> str:
-    return value if value == "joints" else _selection(value)
-
-
-class Phase1Ros(Section):
-    """ROS bags."""
-
-    rate_hz: Annotated[float, Field(gt=0, le=1000)]
-    max_gap_s: Positive
-    clock: Literal["bag", "header"]
-    image_topic: str
-    joint_topic: str
-    action_topic: Annotated[str, AfterValidator(_actions)]
-    signals: dict[
-        Annotated[str, AfterValidator(_array)], Annotated[str, AfterValidator(_selection)]
-    ]
-
-
-class Phase1Isaac(Section):
-    """Isaac Lab recordings, or the stand-in."""
-
-    num_rollouts: Annotated[int, Field(ge=0)]
-    horizon: Annotated[int, Field(ge=10, le=250)]
-    action_noise: Share
-    min_alignment: Share
-    image: Annotated[str, Field(min_length=1)]
-
-
-class Phase1Manifest(Section):
-    """Validation, splits and trust."""
-
-    trust_frames: Count
-    trust_prior: Share
-
-
-class Vision(Section):
-    """The backbone and its contrastive training."""
-
-    use_neural: bool = False
-    size: Literal["tiny", "small", "400MF"]
-    block: Literal["X", "Y"]
-    pyramid_channels: Count
-    steps: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    lr: Positive
-    weight_decay: NonNegative
-    warmup: Share
-    temperature: Positive
-    projection_dim: Count
-    reconstruction: NonNegative
-    motion: NonNegative
-    shift_px: Annotated[int, Field(ge=0, le=32)]
-    blur: Share
-    colour: Share
-    noise: NonNegative
-    ridge: Positive
-    feature_levels: Annotated[list[Level], Field(min_length=1, max_length=3)]
-
-
-class Rnn(Section):
-    """The spatial RNN."""
-
-    use_neural: bool = False
-    levels: Annotated[list[Level], Field(min_length=1, max_length=3)]
-    hidden_channels: Count
-    window: Annotated[int, Field(ge=10)]
-    warmup: Count
-    steps: Count
-    batch_size: Count
-    lr: Positive
-    alpha: NonNegative
-    beta: NonNegative
-    surprise_components: Count
-    known_quantile: Annotated[float, Field(gt=0, lt=1)]
-    unknown_factor: Annotated[float, Field(gt=1)]
-    surprise_episodes: Count
-    surprise_severity: Share
-
-    @model_validator(mode="after")
-    def _horizon_fits(self) -> Rnn:
-        if self.window < self.warmup + 8:
-            raise ValueError(
-                f"window: {self.window} frames, but skill is measured 8 steps after a warm-up of "
-                f"{self.warmup}; at least {self.warmup + 8} are needed"
-            )
-        return self
-
-
-class Segmenter(Section):
-    """The U-Net and when it is used."""
-
-    use_neural: bool = False
-    widths: Annotated[list[Count], Field(min_length=2, max_length=6)]
-    steps: Count
-    batch_size: Count
-    lr: Positive
-    alpha: Share
-    focal_alpha: Share
-    focal_gamma: NonNegative
-    lambda_boundary: NonNegative
-    lambda_primitive: NonNegative
-    f1_activation_threshold: Share
-    threshold: Share
-    stress_episodes: Count
-    stress_severity: Share
-
-
-class Policy(Section):
-    """Cloning and multi-objective SAC."""
-
-    use_neural: bool = False
-    hidden: Annotated[list[Count], Field(min_length=1, max_length=4)]
-    vision_components: Count
-    memory_components: Count
-    critics: Annotated[int, Field(ge=2)]
-    bc_steps: Count
-    batch_size: Annotated[int, Field(ge=2, multiple_of=2)]
-    lr: Positive
-    lr_hold: Share
-    gamma: Annotated[float, Field(gt=0, lt=1)]
-    n_step: Count
-    tau: Annotated[float, Field(gt=0, le=1)]
-    target_entropy: float
-    init_temperature: Positive
-    critic_steps: Annotated[int, Field(ge=0)]
-    offline_steps: Annotated[int, Field(ge=0)]
-    online_steps: Annotated[int, Field(ge=0)]
-    updates_per_step: NonNegative
-    bc_start: NonNegative
-    bc_floor: NonNegative
-    bc_anneal: Count
-    linger: Annotated[int, Field(ge=0)]
-    num_envs: Annotated[int, Field(ge=1, le=64)]
-    horizon: Annotated[int, Field(ge=10, le=250)]
-    presets: Annotated[dict[str, Preference], Field(min_length=1)]
-    preset: str
-    validations: Count
-    validate_every: Count
-    validate_episodes: Count
-
-    @model_validator(mode="after")
-    def _presets_are_shares(self) -> Policy:
-        for name, weights in self.presets.items():
-            if abs(sum(weights) - 1) > 1e-6:
-                raise ValueError(f"presets: {name} sums to {sum(weights):g}, not to 1")
-        if self.preset not in self.presets:
-            known = ", ".join(self.presets)
-            raise ValueError(f"preset: {self.preset} is not one of the presets: {known}")
-        return self
-
-    @property
-    def weights(self) -> list[float]:
-        """Returns the preference that the policy is published for."""
-        return self.presets[self.preset]
-
-
-class Evaluate(Section):
-    """Closed loop on held-out positions."""
-
-    seed: Seed
-    episodes: Count
-    cloned_episodes: Count
-    horizon: Annotated[int, Field(ge=10, le=250)]
-    stress_episodes: Count
-    stress_severity: Share
-    stress_severe_episodes: Count
-    sweep_weights: Annotated[int, Field(ge=2)]
-    sweep_episodes: Count
-    videos: Count
-    num_envs: Annotated[int, Field(ge=1, le=64)]
-
-
-class Gates(Section):
-    """Thresholds; lib/evaluation/gates.py says which metric each one reads."""
-
-    policy_success_any: float
-    probe_min_r2: float
-    probe_gain_r2: float
-    boundary_f1_1px: float
-    rnn_skill_k8: float
-
-
-class Params(Section):
-    """The whole of params.yaml."""
-
-    task: str
-    seed: Seed
-    compute: Compute
-    safety: Safety
-    economics: Economics
-    phase1: Phase1
-    phase1_sima2: Phase1Sima2
-    phase1_ros: Phase1Ros
-    phase1_isaac: Phase1Isaac
-    phase1_manifest: Phase1Manifest
-    vision: Vision
-    rnn: Rnn
-    segmenter: Segmenter
-    policy: Policy
-    evaluate: Evaluate
-    gates: Gates
-
-    @model_validator(mode="after")
-    def _tests_are_held_out(self) -> Params:
-        if self.evaluate.seed in (self.seed, self.phase1.seed):
-            raise ValueError(
-                f"evaluate.seed: {self.evaluate.seed} is a seed of the training too; the test "
-                "positions must be others"
-            )
-        return self
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^({_pattern})$"), _first)
+_Yaml.add_constructor(
+    "tag:yaml.org,2002:int",
+    lambda loader, node: int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10),
+)
 
 
 def read_yaml(path: Path) -> Any:
     """Reads a YAML 1.2 file as plain Python values.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Raises:
-        UserError: If it is missing or not YAML.
+        UserError: If the file is missing, not readable or not valid YAML.
     """
     try:
-        return YAML(typ="safe", pure=True).load(Path(path).read_text())
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)  # a safe loader
     except FileNotFoundError:
         raise UserError(f"{relative(path)}: not found") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{relative(path)}: not readable: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{relative(path)}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{relative(path)}: not valid YAML: {reason}") from None
 
 
-def parse_params(values: Any, name: str = "params.yaml") -> Params:
-    """Validates the values of a parameter file.
+def validate(
+    model: type[Checked], values: Mapping[str, Any], name: str, section: str = ""
+) -> Checked:
+    """Validates a mapping that was read from a file.
 
     Args:
-        values: What the YAML reader gave.
-        name: File name for the error.
+        model: Settings class that the mapping must match.
+        values: Values from the YAML reader.
+        name: File name for the error message.
+        section: Key of the mapping in the file; empty for the top level.
 
     Raises:
         UserError: On the first unknown key, wrong type or value out of range.
     """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _refusal(error, name, section) from None
+
+
+def _refusal(error: ValidationError, name: str, section: str) -> UserError:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
+    if first["type"] == "extra_forbidden":
+        return UserError(f"{name}: {key}: unknown key; remove it or correct its name")
+    if first["type"] == "missing":
+        return UserError(f"{name}: {key}: missing; add it")
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] == "value_error" else f" (given: {first['input']!r})"
+    return UserError(f"{name}: {key + ': ' if key else ''}{message}{given}")
+
+
+def settings_of(section: str) -> type[Section]:
+    """Returns the settings class of a section, imported from the module of its component.
+
+    Args:
+        section: A key of SECTIONS.
+    """
+    module, _, name = SECTIONS[section].partition(":")
+    return getattr(import_module(module), name)
+
+
+def _read(values: Mapping[str, Any], key: str, name: str) -> Any:
+    """Validates one top-level scalar or section of the file."""
+    if key not in values:
+        raise UserError(f"{name}: {key}: missing; add it")
+    if key in SECTIONS:
+        return validate(settings_of(key), values[key], name, key)
+    try:
+        return SCALARS[key].validate_python(values[key], strict=True)
+    except ValidationError as error:
+        raise _refusal(error, name, key) from None
+
+
+def _check_top(values: Any, name: str) -> None:
+    """Checks the top-level keys, and that the test seed differs from the training seeds."""
     if not isinstance(values, Mapping):
         raise UserError(f"{name}: not a mapping of parameter sections")
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{name}: {key}: unknown key; remove it or correct its name") from None
-        if first["type"] == "missing":
-            raise UserError(f"{name}: {key}: missing; add it") from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] == "value_error" else f" (given: {first['input']!r})"
-        raise UserError(f"{name}: {key + ': ' if key else ''}{message}{given}") from None
+    for key in values:
+        if key not in SCALARS and key not in SECTIONS:
+            raise UserError(f"{name}: {key}: unknown key; remove it or correct its name")
+    seeds = [values.get("seed")]
+    for section in ("phase1", "evaluate"):
+        keys = values.get(section)
+        seeds.append(keys.get("seed") if isinstance(keys, Mapping) else None)
+    *training, test = seeds
+    if test is not None and test in training:
+        raise UserError(
+            f"{name}: evaluate.seed: {test} is a seed of the training too; the test positions must "
+            "be others"
+        )
+
+
+def parse_params(values: Any, name: str = "params.yaml") -> SimpleNamespace:
+    """Validates all values of a parameter file.
+
+    Args:
+        values: Values from the YAML reader.
+        name: File name for the error message.
+
+    Returns:
+        A namespace with every scalar and section.
+
+    Raises:
+        UserError: On the first unknown key, wrong type or value out of range.
+    """
+    _check_top(values, name)
+    return SimpleNamespace(**{key: _read(values, key, name) for key in (*SCALARS, *SECTIONS)})
 
 
 def load_params(*sections: str, path: Path = PARAMS) -> SimpleNamespace:
-    """Reads and validates the whole file, and hands out only the sections asked for.
+    """Reads and validates the requested sections and returns nothing else.
 
-    What a stage asks for here is what dvc.yaml must list for it; a test holds the two equal.
+    dvc.yaml must list the same sections for the stage; a test checks that the two are equal.
 
     Args:
-        *sections: Names of sections or top-level keys; ``section.key`` hands out one key of a
-            section, whose others may change without a new run.
-        path: The parameter file.
+        *sections: Names of sections or top-level keys. ``section.key`` returns a single key of a
+            section; the other keys of this section may then change without a new run.
+        path: Path of the parameter file.
 
     Raises:
         UserError: If the file is missing or invalid.
     """
-    params = parse_params(read_yaml(path), relative(path))
+    name, values = relative(path), read_yaml(path)
+    _check_top(values, name)
     asked: dict[str, Any] = {}
-    for section, _, key in (name.partition(".") for name in sections):
-        value = getattr(params, section)
+    for section, _, key in (item.partition(".") for item in sections):
+        value = _read(values, section, name)
         if key:
             setattr(asked.setdefault(section, SimpleNamespace()), key, getattr(value, key))
         else:
@@ -421,19 +290,22 @@ def load_params(*sections: str, path: Path = PARAMS) -> SimpleNamespace:
 
 
 def apply(preset: Path, path: Path = PARAMS) -> None:
-    """Writes the values of a preset over the parameter file, comments kept.
+    """Copies the values of a preset into the parameter file and keeps its comments.
 
     Args:
         preset: YAML file with some of the keys.
-        path: The parameter file.
+        path: Path of the parameter file.
 
     Raises:
-        UserError: If either is unreadable or the result is not valid; then nothing is written.
+        UserError: If one of the files is unreadable or the result is not valid. Nothing is
+            written in these cases.
     """
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    read_yaml(path)  # says in one line if it cannot be read
-    values = yaml.load(path.read_text())
+    from ruamel.yaml import YAML  # keeps comments, which PyYAML drops
+
+    rewriter = YAML()
+    rewriter.preserve_quotes = True
+    read_yaml(path)  # raises a one-line error if the file cannot be read
+    values = rewriter.load(path.read_text(encoding="utf-8"))
 
     def overlay(target: Any, source: Mapping[str, Any]) -> None:
         for key, value in source.items():
@@ -447,8 +319,8 @@ def apply(preset: Path, path: Path = PARAMS) -> None:
         raise UserError(f"{relative(preset)}: not a mapping of parameter sections")
     overlay(values, given)
     with atomic(path) as scratch:
-        with scratch.open("w", newline="\n") as file:
-            yaml.dump(values, file)
+        with scratch.open("w", encoding="utf-8", newline="\n") as file:
+            rewriter.dump(values, file)
         parse_params(read_yaml(scratch), relative(preset))
 
 
@@ -456,7 +328,7 @@ def main(arguments: list[str]) -> int:
     """Checks params.yaml or applies a preset to it.
 
     Args:
-        arguments: Nothing, or ``apply FILE``.
+        arguments: Command-line arguments: empty, or ``apply FILE``.
     """
     try:
         if arguments[:1] == ["apply"] and len(arguments) == 2:
@@ -464,7 +336,7 @@ def main(arguments: list[str]) -> int:
         elif arguments:
             raise UserError("usage: python -m lib.params [apply FILE]")
         else:
-            load_params()
+            parse_params(read_yaml(PARAMS))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

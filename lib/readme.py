@@ -2,8 +2,9 @@
 
     python -m lib.readme
 
-A row ends with the metric that it shows: its value in metrics/, then mean and worst over the runs
-of the last campaign. Every number keeps the digits that its row has.
+The last cell of a row names the metric that the row shows. Its numbers are the value in metrics/,
+then the mean and the worst value over the runs of the last campaign. All numbers of a row get as
+many decimal places as its first number has now.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import re
 import sys
 from pathlib import Path
 
+from lib.base.errors import UserError
+from lib.base.files import read_json, write_text
+from lib.base.paths import ROOT
 from lib.campaign import read_rows, read_spec, summarise
-from lib.errors import UserError
-from lib.evaluation.gates import lookup
-from lib.files import read_json, write_text
-from lib.paths import ROOT
+from lib.gates import lookup
 
 CAMPAIGN = Path("campaigns") / "seeds.yaml"
 ROW = re.compile(
@@ -27,14 +28,14 @@ ROW = re.compile(
 
 
 def updated(text: str, root: Path = ROOT) -> str:
-    """Returns README with the numbers that metrics/ and the campaign have now.
+    """Returns README's text with the present numbers of metrics/ and of the campaign.
 
     Args:
-        text: README as it is.
+        text: Present text of README.
         root: The repository root.
 
     Raises:
-        UserError: If a row names a metric that is missing, or one that the campaign does not ask.
+        UserError: If a row names a metric that is missing or that the campaign does not list.
     """
     spec, rows = read_spec(root / CAMPAIGN, root), read_rows((root / CAMPAIGN).with_suffix(".csv"))
     asked = {(metric.file, metric.key): (name, metric) for name, metric in spec.metrics.items()}

@@ -1,11 +1,11 @@
-"""Runs the pipeline and says what came of it; ``make repro`` calls it.
+"""Runs the pipeline and reports the result of each stage; ``make repro`` calls it.
 
-    python -m lib.runner                  dvc repro, then a table of the stages
+    python -m lib.runner                  runs dvc repro, then prints a table of the stages
     python -m lib.runner -f vision        the same with options and targets for dvc repro
-    python -m lib.runner doctor           checks that MuJoCo renders, and says how long a run takes
+    python -m lib.runner doctor           checks that MuJoCo renders, estimates the time of a run
 
-The table comes from three places: ``dvc.yaml`` (the stages, in order), the record that each stage
-leaves in ``.work/timings`` (whether it ran, and how long), and the metrics files.
+The table combines three sources: ``dvc.yaml`` (the stages and their order), the record that each
+stage writes to ``.work/timings`` (whether it ran, and for how long), and the metrics files.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-from ruamel.yaml import YAML
 
-from lib.errors import UserError
-from lib.paths import ROOT, TIMINGS
+from lib.base.errors import UserError, last_line
+from lib.base.paths import PARAMS, ROOT, TIMINGS
+from lib.params import parse_params, read_yaml
 
-# Software EGL needs about a second; a driver that hangs is broken.
+# Software EGL needs about one second. A driver that takes this long is considered broken.
 RENDER_LIMIT_S = 60.0
 
-# With these, dvc repro runs nothing that a table could tell of.
+# With these options dvc repro runs no stage, so no table is printed.
 SILENT_OPTIONS = {"-h", "--help", "--dry"}
 
 COLOURS = {"ran": "green", "cached": "dim", "failed": "red", "not reached": "yellow"}
 
 
 class Headline(NamedTuple):
-    """The one number that stands for a stage.
+    """The metric that the table shows for a stage.
 
     Attributes:
-        file: Metrics file, from the repository root.
-        key: Dotted path into it.
-        label: What the number is.
+        file: Path of the metrics file from the repository root.
+        key: Dotted key of the metric in that file.
+        label: Name of the metric in the table.
     """
 
     file: str
@@ -64,10 +64,10 @@ class Row(NamedTuple):
     """One line of the table.
 
     Attributes:
-        stage: Its name in dvc.yaml.
+        stage: Name of the stage in dvc.yaml.
         state: A key of COLOURS.
-        seconds: How long it took in this run, None if it did not run.
-        metric: Its headline, empty if it has none or did not finish.
+        seconds: Time that the stage took in this run; None if it did not run.
+        metric: Headline metric as text; empty if the stage has none or did not finish.
     """
 
     stage: str
@@ -77,16 +77,17 @@ class Row(NamedTuple):
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment for the stages: the caller's, this Python's folder first in PATH.
+    """Returns the caller's environment with the folder of this Python first in PATH, for stages.
 
-    The commands in dvc.yaml say ``python``; without an activated .venv that is another one.
+    The commands in dvc.yaml call ``python``. Without an activated .venv that would be another
+    interpreter.
     """
     folder = str(Path(sys.executable).parent)
     return {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")])}
 
 
 def render_one_frame() -> None:
-    """Renders a lit sphere; run in a child, because a broken driver can crash or hang."""
+    """Renders a lit sphere; runs in a child process, because a broken driver can crash or hang."""
     try:
         import lib.sim  # noqa: F401  Chooses the OpenGL backend.
 
@@ -101,7 +102,7 @@ def render_one_frame() -> None:
             renderer.update_scene(data)
             if renderer.render().max() == 0:
                 raise RuntimeError("the frame is black")
-    except Exception as error:  # Whatever it is, it is the answer.
+    except Exception as error:  # Any error means that rendering does not work.
         sys.stdout.write(f"{error}".split(". ")[0])
         sys.exit(1)
 
@@ -109,26 +110,27 @@ def render_one_frame() -> None:
 PROBE = (sys.executable, "-c", "from lib import runner; runner.render_one_frame()")
 
 
-# Stages set how the libraries compute before those are imported: so does this.
+# A child process that imports lib first, so that the arithmetic of the numerical libraries is set
+# as in a stage.
 ESTIMATE = (
     sys.executable,
     "-c",
-    "import stages; from lib import estimate; print(estimate.minutes(estimate.measure()))",
+    "from lib import estimate; print(estimate.minutes(estimate.measure()))",
 )
 
 
 def check_rendering(
     env: Mapping[str, str], probe: Sequence[str] = PROBE, limit_s: float = RENDER_LIMIT_S
 ) -> None:
-    """Renders one frame in a child process.
+    """Checks in a child process that a frame can be rendered.
 
     Args:
-        env: Environment of the child.
-        probe: Its command line; it prints the reason on stdout if it fails.
-        limit_s: Seconds until it is given up.
+        env: Environment of the child process.
+        probe: Command line of the child process, which prints the reason on stdout if it fails.
+        limit_s: Time limit of the child process, s.
 
     Raises:
-        UserError: If no frame came, with the packages that bring software rendering.
+        UserError: If no frame was rendered; names the packages that provide software rendering.
     """
     try:
         child = subprocess.run(
@@ -151,35 +153,35 @@ def check_rendering(
 
 
 def estimated_minutes() -> float:
-    """Returns about how many minutes a run takes from nothing; measured in a child process.
+    """Returns the estimated minutes of a run with nothing cached, measured in a child process.
 
     Raises:
         UserError: If the measurement failed.
     """
     child = subprocess.run(ESTIMATE, cwd=ROOT, env=environment(), capture_output=True, text=True)
     if child.returncode:
-        reason = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        reason = last_line(child.stderr)
         raise UserError(f"the speed of this machine could not be measured: {reason}")
     return float(child.stdout)
 
 
 def _run_dvc(args: Sequence[str], root: Path, env: Mapping[str, str]) -> int:
-    """Runs ``dvc repro`` on this terminal and returns its exit code."""
+    """Runs ``dvc repro`` in this terminal and returns its exit code."""
     process = subprocess.Popen((sys.executable, "-m", "dvc", "repro", *args), cwd=root, env=env)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # DVC and the stage got the same Ctrl-C: let them write their snapshot, drop their locks.
+        # DVC and the stage received the same Ctrl-C. Wait until they end and release their locks.
         process.wait()
         raise
 
 
 def changed_stages(root: Path, env: Mapping[str, str]) -> set[str]:
-    """Returns the stages that DVC would run now, not counting those that only follow from them.
+    """Returns the stages that DVC reports as changed, without those that only depend on them.
 
     Args:
         root: The repository root.
-        env: Environment of DVC.
+        env: Environment of the DVC process.
     """
     status = subprocess.run(
         (sys.executable, "-m", "dvc", "status", "--json"),
@@ -193,7 +195,7 @@ def changed_stages(root: Path, env: Mapping[str, str]) -> set[str]:
 
 
 def paths(entries: Sequence[str | Mapping[str, Any]]) -> Iterator[PurePosixPath]:
-    """Yields the paths of a ``deps`` or ``outs`` list, whose items may be ``path: {options}``.
+    """Yields the paths of a ``deps`` or ``outs`` list; an item may be ``path: {options}``.
 
     Args:
         entries: The list.
@@ -203,9 +205,10 @@ def paths(entries: Sequence[str | Mapping[str, Any]]) -> Iterator[PurePosixPath]
 
 
 def _with_followers(stages: Mapping[str, Any], changed: set[str]) -> set[str]:
-    """Returns ``changed`` and every stage below one of them in the graph.
+    """Returns the changed stages and all stages that depend on them, directly or indirectly.
 
-    ``dvc status`` compares files: it calls a stage up to date whose inputs are yet to be remade.
+    ``dvc status`` only compares files. It reports a stage as up to date even if the inputs of that
+    stage have yet to be remade.
     """
     stale: set[str] = set()
     stale_outs: list[PurePosixPath] = []
@@ -221,7 +224,7 @@ def _with_followers(stages: Mapping[str, Any], changed: set[str]) -> set[str]:
 
 
 def _metric(stage: str, root: Path) -> str:
-    """Returns the headline of a finished stage as text, empty if it has none."""
+    """Returns the headline metric of a finished stage as text; empty if the stage has none."""
     if stage not in HEADLINES:
         return ""
     file, key, label = HEADLINES[stage]
@@ -237,13 +240,13 @@ def _metric(stage: str, root: Path) -> str:
 
 
 def stage_records(timings: Path, since: float) -> dict[str, dict[str, Any]]:
-    """Returns what the stages wrote down, by name.
+    """Returns the records that the stages wrote, by name of the stage.
 
     Args:
         timings: Folder with the records.
-        since: Unix seconds; stages that began earlier are left out.
+        since: Unix time, s. Records of stages that began earlier are left out.
     """
-    # A dot begins the scratch file of a stage that was killed while it wrote.
+    # Names that begin with a dot are scratch files of stages that were killed while writing.
     records = [json.loads(path.read_text()) for path in timings.glob("[!.]*.json")]
     return {record["stage"]: record for record in records if record["started"] >= since}
 
@@ -255,16 +258,16 @@ def stage_rows(
     code: int,
     root: Path,
 ) -> list[Row]:
-    """Returns what became of each stage.
+    """Returns the table row of each stage.
 
     Args:
-        stages: The ``stages`` of dvc.yaml; a stage stands below those it depends on.
-        records: What the stages of this run wrote down, by name.
-        changed: Stages that DVC finds changed after the run.
-        code: DVC's exit code.
+        stages: The ``stages`` of dvc.yaml, where each stage stands below those it depends on.
+        records: Records of the stages in this run, by name.
+        changed: Stages that DVC reports as changed after the run.
+        code: Exit code of DVC.
         root: The repository root.
     """
-    # In a run that failed, a stage that ended well and is still changed lacks one of its outs.
+    # If the run failed, a stage that succeeded but is still changed did not write all its outs.
     failed = {
         name
         for name, record in records.items()
@@ -286,7 +289,7 @@ def stage_rows(
 
 
 def duration(seconds: float) -> str:
-    """Returns seconds as a person says them: ``4.2 s``, ``3 min 05 s``, ``1 h 20 min``."""
+    """Returns a duration in readable form: ``4.2 s``, ``3 min 05 s``, ``1 h 20 min``."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -326,11 +329,11 @@ def repro(args: Sequence[str], root: Path = ROOT, timings: Path = TIMINGS) -> in
     if SILENT_OPTIONS & set(args):
         return code
     try:
-        # After a plain success nothing is left to ask, and a second is saved.
+        # After a full run without errors no stage can be changed. Not asking DVC saves a second.
         changed = changed_stages(root, env) if code or args else set()
-        stages = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
+        stages = read_yaml(root / "dvc.yaml")["stages"]
     except (OSError, subprocess.CalledProcessError):
-        return code  # DVC could not read the pipeline and has said why.
+        return code  # DVC could not read the pipeline and has printed the reason.
     rows = stage_rows(stages, stage_records(timings, started), changed, code, root)
     console = Console(highlight=False)
     console.print(_table(rows, time.monotonic() - clock))
@@ -343,7 +346,7 @@ def main(argv: Sequence[str], root: Path = ROOT, timings: Path = TIMINGS) -> int
     """Checks the renderer, runs the pipeline, and returns the exit code.
 
     Args:
-        argv: ``doctor``, or what goes to ``dvc repro``.
+        argv: ``doctor``, or the options and targets for ``dvc repro``.
         root: The repository root.
         timings: Folder with the records of the stages.
     """
@@ -354,6 +357,8 @@ def main(argv: Sequence[str], root: Path = ROOT, timings: Path = TIMINGS) -> int
             about = f"about {estimated_minutes():.0f} minutes here"
             sys.stdout.write(f"`make repro` takes {about}, from nothing.\n")
             return 0
+        if root == ROOT:
+            parse_params(read_yaml(PARAMS))  # all sections: a stage checks only its own
         return repro(argv, root, timings)
     except UserError as error:
         sys.stderr.write(f"{error}\n")

@@ -1,11 +1,11 @@
-"""Does this machine give the bytes that others got?
+"""Checks whether this machine produces the same bytes as other machines.
 
-    python -m lib.verify                  run the small preset in a clean clone, compare every out
-    python -m lib.verify --update         write what came out as what must come out
+    python -m lib.verify                  runs the small preset in a clean clone, compares each out
+    python -m lib.verify --update         the same, but saves the hashes as the expected ones
     python -m lib.verify --cpu Haswell    a tiny training of each stage, here and emulated
 
-The clone is of HEAD, so that a stranger compares the same thing; what is not committed is not
-looked at. It has a cache of its own, so that every stage really runs.
+The clone is made from HEAD, so that other people compare the same code; uncommitted changes are
+not included. The clone has its own DVC cache, so that every stage really runs.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lib.errors import UserError
-from lib.files import write_text
+from lib.base.errors import UserError, last_line
+from lib.base.files import write_text
+from lib.base.paths import ROOT, WORK
 from lib.params import read_yaml
-from lib.paths import ROOT, WORK
 
 PRESET = Path("presets") / "small.yaml"
 GOLDENS = ROOT / "tests" / "goldens" / "small.json"
@@ -30,10 +30,10 @@ Hashes = dict[str, dict[str, str]]
 
 
 def hashes_of(lock: Path) -> Hashes:
-    """Returns the MD5 of every out, metric and plot by stage and path.
+    """Returns the MD5 hash of every out, metric and plot, by stage and path.
 
     Args:
-        lock: A dvc.lock.
+        lock: Path of a dvc.lock.
     """
     stages = read_yaml(lock)["stages"]
     return {
@@ -43,11 +43,11 @@ def hashes_of(lock: Path) -> Hashes:
 
 
 def differences(found: Mapping[str, Mapping[str, str]], golden: Hashes) -> list[str]:
-    """Returns ``stage: path`` of whatever is not as it must be, in the order of the stages.
+    """Returns ``stage: path`` of each out that differs, in the order of the stages.
 
     Args:
-        found: What came out.
-        golden: What must come out.
+        found: Hashes of the outs of this run.
+        golden: Expected hashes.
     """
     lines = []
     for stage in dict.fromkeys([*golden, *found]):
@@ -60,16 +60,16 @@ def run_small(folder: Path) -> Hashes:
     """Runs the small preset in a clean clone of HEAD.
 
     Args:
-        folder: Where; emptied first.
+        folder: Folder of the clone; emptied first.
 
     Returns:
-        The hashes of what came out.
+        The hashes of all outs.
 
     Raises:
         UserError: If Git or a stage fails.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    own = "GOLDEN_PATH_WORK"  # the clone has a working folder of its own
+    own = "GOLDEN_PATH_WORK"  # not passed on: the clone uses its own working folder
     env = {name: value for name, value in os.environ.items() if name != own}
     python = (sys.executable, "-m")
     clone = ("git", "clone", "--quiet", "--shared", str(ROOT), str(folder))
@@ -85,13 +85,13 @@ def run_small(folder: Path) -> Hashes:
 
 
 def probe(cpu: str = "") -> list[str]:
-    """Returns what ``tests.probe`` prints, a line a part.
+    """Returns the lines that ``tests.probe`` prints, one per part.
 
     Args:
-        cpu: A processor that ``qemu-x86_64`` knows; by default this one.
+        cpu: Name of a processor that ``qemu-x86_64`` emulates; by default the real processor.
 
     Raises:
-        UserError: If the emulator is missing, or it fails.
+        UserError: If the emulator is missing, or the probe fails.
     """
     emulator = ("qemu-x86_64", "-cpu", cpu) if cpu else ()
     command = (*emulator, sys.executable, "-m", "tests.probe")
@@ -100,16 +100,15 @@ def probe(cpu: str = "") -> list[str]:
     except FileNotFoundError:
         raise UserError("verify: no qemu-x86_64 here; Debian: apt-get install qemu-user") from None
     if run.returncode:
-        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"verify: `{' '.join(command)}` failed: {last}")
+        raise UserError(f"verify: `{' '.join(command)}` failed: {last_line(run.stderr)}")
     return run.stdout.splitlines()
 
 
 def compare_with(cpu: str) -> int:
-    """Says whether an emulated processor computes as this one does; 0 if so, else 1.
+    """Prints whether an emulated processor computes the same hashes; returns 0 if so, else 1.
 
     Args:
-        cpu: Its name for ``qemu-x86_64``.
+        cpu: Name of the emulated processor for ``qemu-x86_64``.
     """
     print(f"A tiny training of each stage on {processor()}, then as {cpu}: a minute or two")
     here, there = probe(), probe(cpu)
@@ -119,7 +118,7 @@ def compare_with(cpu: str) -> int:
 
 
 def processor() -> str:
-    """Returns the processor's name and its widest vectors, as a person would tell them."""
+    """Returns the name of the processor and its widest vector instructions."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -132,10 +131,10 @@ def processor() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compares, or writes the goldens; 0 if all is equal, 1 if not, 2 if it could not be run.
+    """Compares the hashes or saves them; returns 0 if all are equal, 1 if not, 2 on an error.
 
     Args:
-        arguments: Nothing, ``--update``, or ``--cpu`` with a name.
+        arguments: Nothing, ``--update``, or ``--cpu`` and a name.
     """
     try:
         if len(arguments) == 2 and arguments[0] == "--cpu":

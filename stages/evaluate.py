@@ -1,29 +1,22 @@
-"""Closed loop on held-out positions -> metrics/evaluate.json, films."""
+"""Closed-loop evaluation on held-out positions -> metrics/evaluate.json, films."""
 
 from contextlib import closing
 
 from lib.agent.agents import Agent, ScriptAgent, load_policy
 from lib.agent.closed_loop import Trial
-from lib.compute import arithmetic_class, start
-from lib.console import say
-from lib.evaluation.pareto import Dial, pareto_figure
-from lib.evaluation.robot import episode_rows, summarise
-from lib.evaluation.suite import (
-    Films,
-    Suite,
-    by_kind,
-    episode_sheet,
-    stress_figure,
-    write_films,
-)
-from lib.files import write_csv, write_json
+from lib.base.console import say
+from lib.base.files import write_csv, write_json
+from lib.base.paths import CLONED_POLICY, METRICS, PLOTS, POLICY, VIDEOS
+from lib.base.stage import run
+from lib.evaluate.pareto import PreferenceSweep, pareto_figure
+from lib.evaluate.robot import episode_rows, summarise
+from lib.evaluate.suite import Films, Suite, by_kind, episode_sheet, stress_figure, write_films
+from lib.learning.device import arithmetic_class, start
+from lib.models.encoder import load_backbone
 from lib.params import load_params
-from lib.paths import CLONED_POLICY, METRICS, PLOTS, POLICY, VIDEOS
-from lib.perception.encoder import load_backbone
 from lib.sim.env import episode_seed
 from lib.sim.experts import FastScript, ScriptedExpert
 from lib.sim.tasks import get_task
-from lib.stage import run
 
 
 def main() -> None:
@@ -33,7 +26,7 @@ def main() -> None:
     autocast = start(params.compute, settings.seed).autocast
     expert = ScriptAgent(ScriptedExpert(get_task(params.task)))
     agents: dict[str, Agent] = {
-        # Where policy.use_neural is off, the scripted expert is the policy.
+        # If policy.use_neural is false, the scripted expert takes the place of the policy.
         "policy": load_policy(POLICY, autocast) or expert,
         "cloned": load_policy(CLONED_POLICY, autocast) or expert,
         "scripted": expert,
@@ -49,7 +42,7 @@ def main() -> None:
     }
     with closing(Suite(settings.num_envs, seeds, **options)) as suite:
         films = Films(seeds[: settings.videos])
-        # The warm start is a by-product: fewer positions say how good it is.
+        # The cloned policy is a by-product, so it is tested on fewer positions.
         trials = {"cloned": suite.trials(settings.cloned_episodes)}
         watched = {"policy": films}
         runs = {
@@ -61,13 +54,14 @@ def main() -> None:
         expert_films = Films(shown.values())
         filmed = [Trial(seed) for seed in shown.values()]
         suite.run("scripted, filmed", expert, filmed, films=expert_films)
-        summaries = {name: summarise(runs[name], prices) for name in agents}
-        dial = Dial(suite, policy, summaries["scripted"], prices)
-        presets = dial.presets(params.policy, summaries["policy"])
-        points = dial.sweep(params.policy, settings.sweep_weights, settings.sweep_episodes)
+        summaries = {name: summarise(runs[name], prices, settings) for name in agents}
+        sweep = PreferenceSweep(suite, policy, summaries["scripted"], prices, settings)
+        presets = sweep.presets(params.policy, summaries["policy"])
+        points = sweep.run(params.policy, settings.sweep_weights, settings.sweep_episodes)
         compared = {"policy": policy, "scripted": expert}
         severity, severe = settings.stress_severity, 1.0
-        # What may fail, and so takes longest, first: the others fill the environments meanwhile.
+        # Severe stress comes first: its episodes may fail and then take longest. The others fill
+        # the remaining environments meanwhile.
         asked = {severe: settings.stress_severe_episodes, severity: settings.stress_episodes}
         stress = suite.stressed(compared, asked)
     ratio = {
@@ -79,7 +73,7 @@ def main() -> None:
         "compute": compute,
         "presets": presets,
         "ratio": ratio,
-        "pareto": dial.scores(points),
+        "pareto": sweep.scores(points),
     }
     tables = {"stress": by_kind(stress, severity), "stress_severe": by_kind(stress, severe)}
     write_json(METRICS / "evaluate.json", {**summaries, **figures, **tables})

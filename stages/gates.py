@@ -1,15 +1,15 @@
-"""Every threshold against its metric -> metrics/success.json, only if all pass."""
+"""Compares every metric with its threshold -> metrics/success.json, only if all gates pass."""
 
-from lib.console import say
-from lib.evaluation.gates import judge
-from lib.files import write_json
+from lib.base.console import say
+from lib.base.files import write_json
+from lib.base.paths import SUCCESS
+from lib.base.stage import run
+from lib.gates import judge
 from lib.params import load_params
-from lib.paths import SUCCESS
-from lib.stage import run
 
 
 def main() -> None:
-    """Passes or fails the run."""
+    """Passes the run, or fails it if a metric is below its threshold."""
     result = judge(load_params("gates").gates)
     write_json(SUCCESS, result)
     for name, gate in result["gates"].items():

@@ -5,18 +5,18 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 from lib import episode
-from lib.console import say, track
-from lib.ingest.isaac import find_recordings, read_recordings
+from lib.base.console import say, track
+from lib.base.paths import ISAAC_EPISODES, RAW_ISAAC, relative
+from lib.base.stage import run
 from lib.ingest.report import Report
 from lib.models.heuristic import HeuristicSegmenter
 from lib.params import load_params
-from lib.paths import ISAAC_EPISODES, RAW_ISAAC, relative
-from lib.sim.rollout import rollout
+from lib.phase1_isaac.recordings import find_recordings, read_recordings
+from lib.sim.rollout import RolloutRequest, rollout
 from lib.sim.tasks import Task, get_task
-from lib.stage import run
-from lib.workers import ordered_map
+from lib.sim.workers import ordered_map
 
-# What a good recording is like: the expert, undisturbed, in plain light.
+# Stand-ins imitate good recordings: the undisturbed expert under nominal light and camera.
 NOMINAL = {
     "share_success": 1.0,
     "share_failure": 0.0,
@@ -25,30 +25,34 @@ NOMINAL = {
     "visual_share": 0.0,
     "visual_severity": 0.0,
     "detour_share": 0.0,
-    "pictures": True,
 }
 
 
 def stand_ins(params: SimpleNamespace, task: Task) -> Iterator[episode.Episode]:
-    """Yields rollouts in MuJoCo, tagged ``backend: mujoco``.
+    """Yields rollouts of the expert in MuJoCo, tagged ``backend: mujoco``.
 
     Args:
-        params: The sections that the stage reads.
-        task: The task.
+        params: The sections of params.yaml that the stage reads.
+        task: The task that the expert performs.
     """
-    count, seed = params.phase1_isaac.num_rollouts, params.phase1.seed
-    settings = params.phase1_isaac.model_dump() | NOMINAL
-    size, prices = params.phase1.image_size, params.economics.model_dump()
-    calls = (
-        (task.name, index, seed, settings, size, prices, "isaac_stand_in") for index in range(count)
+    settings = params.phase1_isaac
+    count = settings.num_rollouts
+    asked = RolloutRequest(
+        task.name,
+        params.phase1.seed,
+        params.phase1.image_size,
+        settings.horizon,
+        mix=NOMINAL | {"action_noise": settings.action_noise},
+        prices=params.economics.model_dump(),
+        stream="isaac_stand_in",
     )
-    results = ordered_map(rollout, calls, params.safety.worker_timeout_s)
+    results = ordered_map(rollout, ((asked, index) for index in range(count)))
     return track(results, "MuJoCo stand-ins", count, "episodes")
 
 
 def main() -> None:
-    """Reads the recordings; without any, rolls the expert out in MuJoCo and says so."""
-    params = load_params("task", "phase1", "phase1_isaac", "economics", "safety")
+    """Reads the recordings; if there are none, rolls the expert out in MuJoCo and says so."""
+    params = load_params("task", "phase1", "phase1_isaac", "economics")
     report, task, env_args = Report(), get_task(params.task), None
     episodes: Iterator[episode.Episode] = read_recordings(
         RAW_ISAAC,
@@ -60,7 +64,7 @@ def main() -> None:
     if find_recordings(RAW_ISAAC)[0]:
         what = "episodes from Isaac Lab"
     else:
-        # The reader goes first all the same: it names what lies there and is no recording.
+        # The reader still runs first, because it reports files that are not recordings.
         episodes = itertools.chain(episodes, stand_ins(params, task))
         what = f"MuJoCo stand-ins: no Isaac Lab recordings in {relative(RAW_ISAAC)}"
         env_args = {

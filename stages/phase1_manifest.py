@@ -1,20 +1,19 @@
-"""All sources -> data/phase1/manifest.json: what there is, and what each stage may use."""
+"""All sources -> data/phase1/manifest.json: all episodes, and which stages may use them."""
 
-from lib.console import say
-from lib.files import write_json
-from lib.ingest.manifest import build_manifest
+from lib.base.console import say
+from lib.base.files import write_json
+from lib.base.paths import MANIFEST, METRICS
+from lib.base.stage import run
 from lib.params import load_params
-from lib.paths import MANIFEST, METRICS
-from lib.sim.tasks import get_task
-from lib.stage import run
+from lib.phase1_manifest.builder import build_manifest
 
 
 def main() -> None:
-    """Checks every episode, splits by episode, and estimates the trust in the labels."""
+    """Checks every episode, assigns it to a split, and estimates the trust in the labels."""
     params = load_params("task", "phase1", "phase1_manifest")
     settings = params.phase1_manifest
     manifest, metrics = build_manifest(
-        get_task(params.task).name,
+        params.task,
         params.phase1.split,
         settings.trust_frames,
         settings.trust_prior,

@@ -1,17 +1,17 @@
 """ROS bags in data/raw/ros -> data/phase1/ros.hdf5."""
 
 from lib import episode
-from lib.console import say
+from lib.base.console import say
+from lib.base.paths import RAW_ROS, ROS_EPISODES, relative
+from lib.base.stage import run
 from lib.ingest.report import Report
-from lib.ingest.ros import read_bags
 from lib.models.heuristic import HeuristicSegmenter
 from lib.params import load_params
-from lib.paths import RAW_ROS, ROS_EPISODES, relative
-from lib.stage import run
+from lib.phase1_ros.reader import read_bags
 
 
 def main() -> None:
-    """Turns every usable bag into episodes; the heuristic segmenter labels their pictures."""
+    """Converts every usable bag into episodes; the heuristic segmenter labels their pictures."""
     params = load_params("phase1", "phase1_ros")
     report = Report()
     episodes = read_bags(

@@ -1,26 +1,30 @@
 """Stress rollouts in the simulator -> data/phase1/sima2.hdf5."""
 
 from lib import episode
-from lib.console import track
+from lib.base.console import track
+from lib.base.paths import SIMA2_EPISODES
+from lib.base.stage import run
 from lib.params import load_params
-from lib.paths import SIMA2_EPISODES
-from lib.sim.rollout import LEGEND, rollout
+from lib.sim.rollout import LEGEND, RolloutRequest, rollout
 from lib.sim.tasks import get_task
-from lib.stage import run
-from lib.workers import ordered_map
+from lib.sim.workers import ordered_map
 
 
 def main() -> None:
-    """Rolls the scripted expert out under stress and writes what it saw and did."""
-    params = load_params("task", "phase1", "phase1_sima2", "economics", "safety")
-    settings, count = params.phase1_sima2.model_dump(), params.phase1_sima2.episodes
-    task, seed, size = get_task(params.task), params.phase1.seed, params.phase1.image_size
-    prices = params.economics.model_dump()
-    episodes = ordered_map(
-        rollout,
-        ((task.name, index, seed, settings, size, prices) for index in range(count)),
-        params.safety.worker_timeout_s,
+    """Rolls the scripted expert out under stress and writes its observations and actions."""
+    params = load_params("task", "phase1", "phase1_sima2", "economics")
+    settings, size = params.phase1_sima2, params.phase1.image_size
+    task, count = get_task(params.task), settings.episodes
+    asked = RolloutRequest(
+        task.name,
+        params.phase1.seed,
+        size,
+        settings.horizon,
+        mix=settings.model_dump(),
+        prices=params.economics.model_dump(),
+        pictures=settings.pictures,
     )
+    episodes = ordered_map(rollout, ((asked, index) for index in range(count)))
     episode.write(
         SIMA2_EPISODES,
         track(episodes, "stress rollouts", count, "episodes"),

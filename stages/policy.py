@@ -1,4 +1,4 @@
-"""Cloning, then multi-objective SAC -> checkpoints/hydra_policy.safetensors."""
+"""Behaviour cloning, then multi-objective SAC -> checkpoints/hydra_policy.safetensors."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -7,26 +7,28 @@ import numpy as np
 
 from lib.agent.agents import Observed, PolicyAgent, build_actor, save_policy
 from lib.agent.closed_loop import Trial, run_episodes
-from lib.compute import arithmetic_class, start
-from lib.condition import ConditionVector
-from lib.console import say, timed
-from lib.files import write_csv, write_json
-from lib.manifest import load_dataset
+from lib.agent.condition import ConditionVector
+from lib.agent.perception import Perception, perceive_dataset
+from lib.agent.projector import Projector
+from lib.agent.vector import make_vector_env
+from lib.base.console import say, timed
+from lib.base.files import write_csv, write_json
+from lib.base.paths import CLONED_POLICY, METRICS, PLOTS, POLICY
+from lib.base.stage import run
+from lib.data.dataset import load_dataset
+from lib.learning.device import arithmetic_class, start
+from lib.learning.loop import Curve
 from lib.params import load_params
-from lib.paths import CLONED_POLICY, METRICS, PLOTS, POLICY
-from lib.perception.stack import Perception, Projector, perceive_dataset
+from lib.policy.cloning import clone, to_replay
+from lib.policy.train_sac import Validation, train_sac
 from lib.sim.env import spread_seeds
-from lib.sim.vector import make_vector_env
-from lib.stage import run
-from lib.training.loop import Curve
-from lib.training.policy import Validation, clone, record, reinforce
 
 LOSSES = ("critic", "actor", "temperature", "bc")
 FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
 
 
 def main() -> None:
-    """Clones the expert from pixels, improves on it, and publishes the best by validation."""
+    """Clones the expert from pixels, improves the clone, and publishes the best by validation."""
     params = load_params(
         "task", "seed", "compute", "safety", "economics", "policy", "evaluate.horizon"
     )
@@ -40,7 +42,7 @@ def main() -> None:
     percepts = perceive_dataset(perception, dataset)
     projector = Projector.fit(percepts, settings.vision_components, settings.memory_components)
     seen = Observed(projector(percepts), percepts.skill, percepts.severity)
-    replay = record(dataset, seen, settings)
+    replay = to_replay(dataset, seen, settings)
     condition = ConditionVector(task=params.task, weights=tuple(settings.weights))
     actor = build_actor(projector.dim, settings.hidden)
     agent = PolicyAgent(perception, projector, actor, condition)
@@ -57,13 +59,13 @@ def main() -> None:
     )
     positions = env.call("positions")[0]
     held_out = spread_seeds(seed, settings.validate_episodes, "validate", positions)
-    # More than there will be, where no episode is over in a quarter of its time.
+    # More seeds than training episodes, as long as episodes take a quarter of the horizon.
     count = 4 * settings.online_steps // settings.horizon + settings.num_envs
     training = spread_seeds(seed, count, "train", positions, ends=True)
 
     def validate(weights: Sequence[float]) -> Validation:
-        # As in the test; whether the drawer stays open is looked at under the published preference
-        # alone.
+        # The horizon is that of the test. Episodes go on after success only under the published
+        # preference, to check that the drawer stays open.
         linger = None if list(weights) == settings.weights else 0
         horizon = params.evaluate.horizon
         trials = [Trial(one, weights=weights, linger=linger, horizon=horizon) for one in held_out]
@@ -75,7 +77,7 @@ def main() -> None:
         return Validation(*np.mean(figures, axis=0).tolist())
 
     with closing(env):
-        best, validations, curve, facts = reinforce(
+        best, validations, curve, facts = train_sac(
             agent,
             replay,
             env,
@@ -97,7 +99,7 @@ def main() -> None:
 
 
 def serve_script() -> None:
-    """Writes the outs of a run without a policy: the scripted expert serves."""
+    """Writes the outs of a run without a learned policy: the scripted expert takes its place."""
     say("policy: use_neural is false, the scripted expert serves")
     for path in (POLICY, CLONED_POLICY):
         save_policy(path, None)

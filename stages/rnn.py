@@ -1,24 +1,25 @@
-"""ConvGRU dynamics on the frozen features -> checkpoints/spatial_rnn.safetensors."""
+"""ConvGRU dynamics model on the frozen features -> checkpoints/spatial_rnn.safetensors."""
 
 import numpy as np
 import torch
 
-from lib.checkpoint import save_checkpoint
-from lib.compute import arithmetic_class, start
-from lib.console import say, timed, track
-from lib.evaluation.dynamics import STEPS, prediction_skill
-from lib.evaluation.surprise import calibrate, episode_score, separation, suite, suite_kinds
-from lib.files import write_csv, write_json
-from lib.manifest import load_dataset
+from lib.base.console import say, timed, track
+from lib.base.files import write_csv, write_json
+from lib.base.paths import FEATURES, METRICS, PLOTS, SPATIAL_RNN
+from lib.base.stage import run
+from lib.data.dataset import Windows, load_dataset
+from lib.data.frames import load_frames
+from lib.learning.checkpoint import save_checkpoint
+from lib.learning.device import arithmetic_class, start
+from lib.learning.loop import Curve
 from lib.models.convgru import ConvGRU
+from lib.models.encoder import load_backbone
 from lib.params import load_params
-from lib.paths import FEATURES, METRICS, PLOTS, SPATIAL_RNN
-from lib.perception.encoder import load_backbone
-from lib.perception.memory import Normalizer, episode_errors
-from lib.perception.store import load_frames
-from lib.stage import run
-from lib.training.loop import Curve
-from lib.training.rnn import Windows, train_rnn
+from lib.rnn.normalizer import Normalizer
+from lib.rnn.skill import STEPS, prediction_skill
+from lib.rnn.surprise import episode_errors
+from lib.rnn.surprise_test import calibrate, episode_score, separation, suite, suite_kinds
+from lib.rnn.train_rnn import train_rnn
 
 
 def main() -> None:
@@ -63,10 +64,12 @@ def main() -> None:
     parts = {"rnn": model.state_dict(), "mean": normalize.mean, "std": normalize.std}
     save_checkpoint(SPATIAL_RNN, "spatial_rnn", config, parts | scale.parts())
 
-    # Whether a picture is dropped follows from nothing that was seen or done: nobody can foresee
-    # it, and one such frame is as far off as a hundred others. Judged apart.
+    # A dropped (black) picture cannot be predicted from earlier pictures and actions, and its error
+    # is as large as that of a hundred other frames. So the skill with dropped pictures is reported
+    # separately.
     test = load_dataset("rnn", ["actions", "obs/image"], ["test"])
-    tested = load_frames(FEATURES, settings.levels, test, backbone.digest)
+    mine = dataset.rows_of(test)
+    tested = {level: values[mine] for level, values in features.items()}
     rows = np.arange(len(test))
     dropped = np.setdiff1d(rows, test.seen(rows))
     length = settings.warmup + STEPS
@@ -86,7 +89,6 @@ def main() -> None:
         backbone.image_size,
         settings.surprise_episodes,
         settings.surprise_severity,
-        params.safety.worker_timeout_s,
     )
     scores = []
     count = len(suite_kinds(settings.surprise_episodes))

@@ -5,36 +5,39 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.checkpoint import save_checkpoint
-from lib.compute import arithmetic_class, start
-from lib.console import say, timed
+from lib.base.console import say, timed
+from lib.base.files import write_csv, write_json
+from lib.base.paths import GEOMETRY, METRICS, PLOTS, SEGMENTER
+from lib.base.stage import run
+from lib.data.dataset import Dataset, load_dataset
+from lib.data.frames import write_frames
+from lib.data.manifest import read_manifest, segment_doubts, trust_table
 from lib.episode import PRIMITIVES
-from lib.evaluation.figures import confusion_figure, overlay_sheet
-from lib.evaluation.segmentation import (
+from lib.learning.checkpoint import save_checkpoint
+from lib.learning.device import arithmetic_class, start
+from lib.learning.loop import Curve
+from lib.models.unet import UNet
+from lib.params import load_params
+from lib.segmenter.router import calibrate_router
+from lib.segmenter.scores import (
     Scores,
     ThresholdCurve,
+    confusion_figure,
+    overlay_sheet,
     router_accuracy,
     score,
     stressed_episodes,
 )
-from lib.files import write_csv, write_json
-from lib.manifest import Dataset, load_dataset, read_manifest, segment_doubts, trust_table
-from lib.models.unet import UNet
-from lib.params import load_params
-from lib.paths import GEOMETRY, METRICS, PLOTS, SEGMENTER
-from lib.perception.segmenter import Segmenter
-from lib.perception.store import write_frames
-from lib.stage import run
-from lib.training.loop import Curve
-from lib.training.segmenter import calibrate_router, train_segmenter
+from lib.segmenter.serving import Segmenter
+from lib.segmenter.train_segmenter import train_segmenter
 
 
 def main() -> None:
-    """Trains, decides who serves, calibrates the router, and scores both segmenters."""
+    """Trains the U-Net, decides which segmenter serves, calibrates the router, scores both."""
     params = load_params("task", "seed", "compute", "safety", "segmenter")
     settings = params.segmenter
     fabric = start(params.compute, params.seed)
-    pictures = load_dataset("vision", ["obs/image"])  # every picture, read once
+    pictures = load_dataset("vision", ["obs/image"])  # all pictures, read only once
     images = pictures.arrays["obs/image"]
     dataset = load_dataset("segmenter", ["labels/segmentation"])
     dataset.borrow("obs/image", pictures)
@@ -54,7 +57,7 @@ def main() -> None:
     neural, heuristic = Segmenter(model.cpu(), fabric.autocast), Segmenter(None)
     judged = neural if settings.use_neural else heuristic
 
-    # Who serves is decided on validation episodes; the test ones only report.
+    # Validation episodes decide which segmenter serves. Test episodes are only for the report.
     thresholds = ThresholdCurve()
     valid = score(judged, dataset, ["valid"], settings.threshold, curve=thresholds).metrics()
     valid_f1 = valid.get("boundary_f1", 0.0)
@@ -66,7 +69,7 @@ def main() -> None:
     )
 
     fields = ["obs/eef_pos", "obs/gripper", "labels/skill", "labels/state"]
-    # Validation episodes judge the segmenter by its pixels: nobody asks for their geometry.
+    # Validation episodes are left out, because nothing uses their geometry.
     labelled = load_dataset("policy", fields, ["train", "test"])
     geometry = serving.measure(images, pictures.rows_of(labelled))
     router = calibrate_router(labelled, geometry)
@@ -87,7 +90,6 @@ def main() -> None:
         settings.stress_episodes,
         settings.stress_severity,
         images.shape[1],
-        params.safety.worker_timeout_s,
     )
     sets: dict[str, tuple[Dataset, bool | None]] = {
         "nominal": (dataset, False),
@@ -129,7 +131,7 @@ def main() -> None:
 
 
 def _nested(scores: dict[str, Scores]) -> dict[str, Any]:
-    """Metrics of the nominal set at the top, of the others under their names."""
+    """Returns the metrics of the nominal set at the top level, the others under their names."""
     metrics = {name: value.metrics() for name, value in scores.items()}
     return {**metrics.pop("nominal"), **metrics}
 

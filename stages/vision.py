@@ -4,32 +4,32 @@ import copy
 
 import numpy as np
 
-from lib.checkpoint import save_checkpoint
-from lib.compute import arithmetic_class, start
-from lib.console import say, timed
-from lib.evaluation.figures import neighbour_sheet, probe_scatter
-from lib.evaluation.probe import neighbours, probe
-from lib.files import write_csv, write_json
-from lib.manifest import load_dataset
-from lib.models.folding import folded
+from lib.base.console import say, timed
+from lib.base.files import write_csv, write_json
+from lib.base.paths import BACKBONE, FEATURES, METRICS, PLOTS
+from lib.base.stage import run
+from lib.data.dataset import load_dataset
+from lib.data.frames import write_frames
+from lib.episode import STATE_HAND
+from lib.learning.checkpoint import save_checkpoint
+from lib.learning.device import arithmetic_class, start
+from lib.learning.loop import Curve
+from lib.models.encoder import encode_all, load_backbone
+from lib.models.frozen import folded, freeze
 from lib.params import load_params
-from lib.paths import BACKBONE, FEATURES, METRICS, PLOTS
-from lib.perception.encoder import encode_all, freeze, load_backbone
-from lib.perception.store import write_frames
-from lib.stage import run
-from lib.training.loop import Curve
-from lib.training.vision import (
+from lib.vision.probes import neighbour_sheet, neighbours, probe, probe_scatter
+from lib.vision.train_backbone import (
     EMBEDDED_LEVEL,
     build_backbone,
     calibrate_batch_norm,
     train_backbone,
 )
 
-QUERIES, NEIGHBOURS = 6, 3  # of the picture sheet
+QUERIES, NEIGHBOURS = 6, 3  # rows of the picture sheet, and neighbours in each
 
 
 def main() -> None:
-    """Trains, freezes, probes, and leaves the features of every frame."""
+    """Trains, freezes and probes the backbone, and writes its features of every frame."""
     params = load_params("seed", "compute", "safety", "vision")
     settings = params.vision
     fabric = start(params.compute, params.seed)
@@ -68,7 +68,7 @@ def main() -> None:
     keep = dataset.rows_of(labelled)
     labelled.borrow("obs/image", dataset)
     states = labelled.arrays["labels/state"]
-    # Of the map that both are judged by, the labelled frames alone.
+    # Both backbones are judged by the same map, and only on frames that have labels.
     maps = {"trained": features[EMBEDDED_LEVEL][keep], "random": baseline[EMBEDDED_LEVEL][keep]}
     with timed("probes"):
         nominal, stressed, scatter = probe(maps["trained"], states, labelled, settings.ridge)
@@ -90,7 +90,11 @@ def main() -> None:
     queries = test[np.linspace(0, len(test) - 1, QUERIES + 2, dtype=int)[1:-1]]
     found = {name: neighbours(x, labelled, queries, NEIGHBOURS) for name, x in maps.items()}
     neighbour_sheet(
-        PLOTS / "vision_neighbours.png", labelled.arrays["obs/image"], states[:, :3], queries, found
+        PLOTS / "vision_neighbours.png",
+        labelled.arrays["obs/image"],
+        states[:, STATE_HAND],
+        queries,
+        found,
     )
     say(f"probe R2 {nominal.get('min_r2')}, random weights {random_scores.get('min_r2')}")
 

@@ -1,3 +1,3 @@
-"""Tests compute as the stages do: ``stages`` pins the arithmetic before torch is imported."""
+"""Tests compute as the stages do: ``lib`` pins the arithmetic before torch is imported."""
 
-import stages  # noqa: F401
+import lib  # noqa: F401

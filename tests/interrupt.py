@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from lib.paths import ROOT
+from lib.base.paths import ROOT
 
 # A shell's background job inherits an ignored SIGINT, and would hand it on.
 PREPARE = (

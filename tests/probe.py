@@ -1,10 +1,10 @@
-"""Hashes of a tiny training of each network: is the arithmetic that of another processor?
+"""Prints hashes of a tiny training of each network, to compare the arithmetic of processors.
 
-    python -m tests.probe                                  this processor
-    qemu-x86_64 -cpu Haswell .venv/bin/python -m tests.probe   another one, emulated
+    python -m tests.probe                                      on this processor
+    qemu-x86_64 -cpu Haswell .venv/bin/python -m tests.probe   on another processor, emulated
 
-``make verify CPU=Haswell`` runs both and compares. An emulator is some 150 times slower than its
-processor: hence two steps of everything, on a few small pictures.
+``make verify CPU=Haswell`` runs both and compares the hashes. An emulator is about 150 times slower
+than a processor, so each training takes only two steps on a few small pictures.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-import stages  # noqa: F401  Pins the arithmetic.
+import lib  # noqa: F401  Pins the arithmetic.
 
 import numpy as np  # isort: skip
 import torch  # isort: skip
 
 from lib.agent.agents import build_actor
-from lib.compute import start
-from lib.condition import ConditionVector
+from lib.agent.condition import ConditionVector
 from lib.episode import OBJECTIVES, SKILLS
+from lib.learning.device import start
+from lib.learning.loop import Optimizer
+from lib.learning.portable import sqrt
+from lib.learning.ridge import fit_ridge, principal_axes
 from lib.losses.contrastive import nt_xent
 from lib.losses.dynamics import dynamics_loss
 from lib.models.backbone import Backbone, ProjectionHead
 from lib.models.convgru import ConvGRU
 from lib.models.unet import UNet
 from lib.params import load_params
-from lib.perception.geometry import geometry_of
-from lib.portable import sqrt
-from lib.ridge import fit_ridge, principal_axes
+from lib.policy.replay import Replay
+from lib.policy.train_sac import Learner
+from lib.segmenter.geometry import geometry_of
 from lib.sim.simulation import Simulation
 from lib.sim.tasks import get_task
-from lib.training.loop import Optimizer
-from lib.training.policy import Learner
-from lib.training.replay import Replay
 
 STEPS = 2
 
 
 def digest(arrays: Iterable[torch.Tensor | np.ndarray]) -> str:
-    """Returns the start of the SHA-256 of some arrays."""
+    """Returns the first 12 hexadecimal digits of the SHA-256 hash of some arrays."""
     sha = hashlib.sha256()
     for array in arrays:
         values = array.detach().numpy() if isinstance(array, torch.Tensor) else array
@@ -49,7 +49,7 @@ def digest(arrays: Iterable[torch.Tensor | np.ndarray]) -> str:
 
 
 def main() -> None:
-    """Prints a line a part."""
+    """Prints one line per part."""
     params = load_params("task", "seed", "compute", "safety", "policy")
     start(params.compute, params.seed)
     safety, settings = params.safety, params.policy

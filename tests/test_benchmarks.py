@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lib.paths import ROOT
+from lib.base.paths import ROOT
 
 MODULES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem != "__init__")
 

@@ -25,13 +25,13 @@ import numpy as np
 import pytest
 
 from lib import episode
+from lib.base.paths import ROOT
 from lib.episode.check import problems
-from lib.ingest.isaac import read_recordings
 from lib.ingest.report import Report
-from lib.ingest.ros import read_bags
 from lib.models.heuristic import HeuristicSegmenter
 from lib.params import load_params
-from lib.paths import ROOT
+from lib.phase1_isaac.recordings import read_recordings
+from lib.phase1_ros.reader import read_bags
 from tests.test_ingest_isaac import STEPS, add_demo
 from tests.test_ingest_ros import START, Bag, frame, milliseconds
 

@@ -10,10 +10,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from lib import campaign, runner
-from lib.paths import ROOT
+from lib.base.paths import ROOT
 from tests.interrupt import interrupted
 
-# A stage as lib.stage makes it. It notes that it ran; training may fail, the gates too.
+# A stage as lib.base.stage makes it. It notes that it ran; training may fail, the gates too.
 STAGE = """
 import json, os, sys, time
 from pathlib import Path

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.checkpoint import METADATA_KEY, digest_of, load_checkpoint, save_checkpoint
-from lib.errors import UserError
+from lib.base.errors import UserError
+from lib.learning.checkpoint import METADATA_KEY, digest_of, load_checkpoint, save_checkpoint
 
 CONFIG = {"size": "tiny", "flags": {"use_neural": True}, "lr": 0.1, "widths": [8, 16], "n": None}
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from lib.condition import (
+from lib.agent.condition import (
     CONDITION_DIM,
     CURRICULUM_PHASES,
     NOVELTY_TIERS,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import economics
+from lib.sim import economics
 from lib.sim.env import CONTROL_STEP_S
 
 rates = st.floats(0.01, 1.0)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lib import episode as episodes_module
+from lib.base.errors import UserError
 from lib.episode import LEGEND, SPLITS, Episode, checksum, read, read_demo, split_of, write
 from lib.episode.check import problems
-from lib.errors import UserError
 
 SHARES = (0.6, 0.2, 0.2)
 

@@ -13,13 +13,13 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
+from lib.base.paths import ROOT
 from lib.episode import SPLITS, Episode, read, split_of, write
 from lib.episode.__main__ import main
 from lib.episode.check import check_files
 from lib.episode.probe import look
 from lib.episode.show import COLUMNS
 from lib.media import PALETTE
-from lib.paths import ROOT
 
 SHARES = (0.5, 0.25, 0.25)
 STEPS = (4, 6, 3, 9, 5, 7, 4, 8)

@@ -7,13 +7,19 @@ import pytest
 
 from lib.agent.agents import ScriptAgent
 from lib.agent.closed_loop import Trajectory, Trial, run_episodes
-from lib.evaluation.pareto import Dial, compared, expected_utility, hypervolume, pareto_figure
-from lib.evaluation.robot import episode_rows, summarise
-from lib.evaluation.suite import AFTER_SUCCESS, Films, by_kind, stress_figure
+from lib.agent.vector import make_vector_env
+from lib.evaluate.pareto import (
+    PreferenceSweep,
+    compared,
+    expected_utility,
+    hypervolume,
+    pareto_figure,
+)
+from lib.evaluate.robot import episode_rows, summarise
+from lib.evaluate.suite import AFTER_SUCCESS, Films, by_kind, stress_figure
 from lib.params import load_params
 from lib.sim.env import episode_seed
 from lib.sim.experts import FastScript
-from lib.sim.vector import make_vector_env
 
 
 def run(seed: int, steps: int, *, success: bool = True, after: int = 0, joules=1.0) -> Trajectory:
@@ -80,9 +86,10 @@ def test_expected_utility_is_the_mean_of_the_weighed_values():
 
 def test_a_comparison_leaves_out_what_was_not_watched():
     """Runs that end at success say nothing about the last step."""
-    prices = load_params("economics").economics
-    scripted = summarise([run(0, 10, joules=2.0)], prices)
-    summary = compared(summarise([run(0, 5)], prices), scripted)
+    params = load_params("economics", "evaluate")
+    asked = (params.economics, params.evaluate)
+    scripted = summarise([run(0, 10, joules=2.0)], *asked)
+    summary = compared(summarise([run(0, 5)], *asked), scripted)
     assert "success_last" not in summary
     assert summary["mpl_ratio"] == pytest.approx(2)
     assert summary["energy_ratio"] == pytest.approx(0.25, abs=1e-3)  # of rounded Wh
@@ -100,24 +107,25 @@ class Positions:
         return [run(i, round(10 + 20 * w), joules=1 - w) for i, w in enumerate(weights)]
 
 
-def test_the_dial_goes_from_the_first_preset_to_the_last(tmp_path):
+def test_the_sweep_goes_from_the_first_preset_to_the_last(tmp_path):
     """Equally spaced weights, each with its summary and return; scores add up."""
-    params = load_params("policy", "economics")
+    params = load_params("policy", "economics", "evaluate")
+    asked = (params.economics, params.evaluate)
     presets = {"throughput": [1.0, 0.0, 0.0], "energy": [0.5, 0.0, 0.5]}
     settings = params.policy.model_copy(update={"presets": presets, "preset": "throughput"})
-    scripted = summarise([run(0, 40)], params.economics)
-    dial = Dial(Positions(), None, scripted, params.economics)
-    rows = dial.sweep(settings, 3, positions=2)
+    scripted = summarise([run(0, 40)], *asked)
+    sweep = PreferenceSweep(Positions(), None, scripted, *asked)
+    rows = sweep.run(settings, 3, positions=2)
     assert [row["weight_energy"] for row in rows] == [0, 0.25, 0.5]
     assert [row["steps_mean"] for row in rows] == [10, 15, 20]
     assert [row["return_task"] for row in rows] == [-10, -15, -20]
     assert [row["mpl_ratio"] for row in rows] == pytest.approx([4, 40 / 15, 2], abs=1e-5)
-    scores = dial.scores(rows)
+    scores = sweep.scores(rows)
     assert scores["success_any_min"] == 1
     utility = (-10 + (0.75 * -15 + 0.25 * -15 * 0.75) + (0.5 * -20 + 0.5 * -20 * 0.5)) / 3
     assert scores["expected_utility"] == pytest.approx(utility, abs=1e-6)
-    published = summarise([run(0, 10)], params.economics)
-    found = dial.presets(settings, published)
+    published = summarise([run(0, 10)], *asked)
+    found = sweep.presets(settings, published)
     assert found["throughput"]["mpl_ratio"] == pytest.approx(4)
     assert found["energy"]["steps_mean"] == 20
     pareto_figure(tmp_path / "front.png", rows, {"scripted": scripted})

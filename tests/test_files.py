@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.errors import UserError
-from lib.files import atomic, read_json, write_csv, write_json, write_text
+from lib.base.errors import UserError
+from lib.base.files import atomic, read_json, write_csv, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from lib.agent.closed_loop import Trajectory, Trial
+from lib.base.errors import GateError, UserError
 from lib.episode import PRIMITIVES
-from lib.errors import GateError, UserError
-from lib.evaluation.gates import GATES, judge
-from lib.evaluation.robot import interval, ratios, summarise
-from lib.evaluation.segmentation import Scores, grow
+from lib.evaluate.robot import interval, ratios, summarise
+from lib.gates import GATES, Gates, judge
+from lib.learning.ridge import apply_ridge, fit_ridge
 from lib.models.heuristic import boundary_of
-from lib.params import Economics, Gates
-from lib.perception.geometry import NAMES, geometry_of, quadratic
-from lib.ridge import apply_ridge, fit_ridge
+from lib.params import load_params
+from lib.segmenter.geometry import NAMES, geometry_of, quadratic
+from lib.segmenter.scores import Scores, grow
+from lib.sim.economics import Economics
 
 HANDLE, DRAWER = PRIMITIVES.index("handle"), PRIMITIVES.index("drawer")
 
@@ -365,12 +366,11 @@ def test_nan_never_passes(metrics):
 PRICES = Economics(
     unit_price=0.01,
     wage_per_hour=18.0,
-    energy_price_kwh=0.30,
-    hand_over_s=0.0,
     damage_force_n=300.0,
     damage_cost=0.01,
     energy_scale_j=1.0,
 )
+SETTINGS = load_params("evaluate").evaluate
 
 
 def attempt(steps: int, success_at: int | None, damaged: tuple[int, ...] = ()) -> Trajectory:
@@ -403,7 +403,7 @@ def test_a_summary_by_hand():
     lost = attempt(100, 59)
     again = attempt(80, 79, damaged=(3, 70))
     episodes = [again, attempt(120, 39, damaged=(100,)), attempt(120, None, damaged=(119,)), lost]
-    summary = summarise(episodes, PRICES)
+    summary = summarise(episodes, PRICES, SETTINGS)
     low, high = interval(3, 4)
     parity = 1440 * (0.01 - 0.30 * 0.25 / 1000) / 18
     assert summary == {
@@ -421,11 +421,11 @@ def test_a_summary_by_hand():
 
 def test_a_summary_without_any_success_is_finite():
     """Nothing produced, the energy is that of all attempts; time between units counts."""
-    summary = summarise([attempt(100, None)] * 2, PRICES)
+    summary = summarise([attempt(100, None)] * 2, PRICES, SETTINGS)
     assert summary["success_any"] == summary["mpl_units_per_hour"] == summary["wage_parity"] == 0
     assert summary["energy_wh_per_unit"] == 0.5
-    slower = PRICES.model_copy(update={"hand_over_s": 0.25})
-    assert summarise([attempt(80, 79)], slower)["mpl_units_per_hour"] == 3600 / 2.25
+    slower = SETTINGS.model_copy(update={"hand_over_s": 0.25})
+    assert summarise([attempt(80, 79)], PRICES, slower)["mpl_units_per_hour"] == 3600 / 2.25
 
 
 def test_ratios_are_policy_over_scripted():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.halves import Twins, both, each_half, in_halves, small_operations, split
+from lib.learning.halves import Twins, both, each_half, in_halves, small_operations, split
 
 
 def network() -> nn.Module:

@@ -94,7 +94,7 @@ def test_any_picture_gets_an_answer(images):
     labels = segmenter.primitives(images)
     assert labels.shape == images.shape[:3]
     assert not len(labels) or labels.max() < len(PRIMITIVES)
-    assert segmenter.boundaries(labels).dtype == bool
+    assert boundary_of(labels).dtype == bool
 
 
 @pytest.mark.parametrize("shape, dtype", [((2, 8, 8), np.uint8), ((2, 8, 8, 3), np.float32)])

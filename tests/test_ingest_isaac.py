@@ -1,7 +1,6 @@
 """Isaac Lab's recordings become episodes: gaps, stale counts, wrong order, links, failures."""
 
 import json
-import os
 from pathlib import Path
 
 import h5py
@@ -9,16 +8,16 @@ import numpy as np
 import pytest
 
 from lib import episode
+from lib.base.paths import ROOT
 from lib.episode import fingerprint
 from lib.episode.check import problems
-from lib.ingest.isaac import alignment, find_recordings, read_recordings
-from lib.ingest.manifest import build_manifest, why_not
 from lib.ingest.pictures import square
 from lib.ingest.report import Report
-from lib.params import Phase1Isaac
-from lib.paths import ROOT
+from lib.phase1_isaac import Phase1Isaac
+from lib.phase1_isaac.recordings import alignment, find_recordings, read_recordings
+from lib.phase1_manifest.builder import build_manifest, why_not
 
-FIXTURES = Path(os.environ.get("GOLDEN_PATH_FIXTURES", ROOT.parent / "shared" / "fixtures"))
+FIXTURES = ROOT / "tests" / "data"
 DRAWER, CUBE = "Isaac-Open-Drawer-Franka-v0", "Isaac-Stack-Cube-Franka-IK-Rel-v0"
 STEPS = 12
 SIZE = 32
@@ -377,7 +376,7 @@ def test_cameras_that_do_not_fit_are_named(record, tmp_path):
 
 def test_pictures_of_a_long_demo_pass_in_blocks(record, tmp_path, monkeypatch):
     """Never more than FRAMES pictures of full size are read at once."""
-    import lib.ingest.isaac as isaac
+    import lib.phase1_isaac.recordings as isaac
 
     monkeypatch.setattr(isaac, "FRAMES", 5)
     blocks = []
@@ -472,8 +471,6 @@ def test_episodes_survive_the_disk(record, tmp_path):
 
 def test_a_real_recording():
     """Isaac Lab Mimic's ten successful demos, aligned to the last float."""
-    if not (FIXTURES / "isaac").exists():
-        pytest.skip(f"{FIXTURES / 'isaac'} is not here")
     found, skipped = read(FIXTURES / "isaac")
     assert not skipped and len(found) == 10
     assert sum(map(len, found)) == 2328
@@ -491,7 +488,7 @@ def test_a_real_recording():
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
     """Writes episodes as sources and builds their manifest; a source without any is empty."""
-    import lib.ingest.manifest as module
+    import lib.phase1_manifest.builder as module
 
     def build(shares=(1.0, 0.0, 0.0), **episodes):
         for source in ("sima2", "ros", "isaac"):

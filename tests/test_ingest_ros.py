@@ -1,7 +1,6 @@
 """Bags become episodes: known values on one clock, and broken bags that stop nobody."""
 
 import io
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,15 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
+from lib.base.paths import ROOT
 from lib.episode.check import problems
 from lib.ingest.pictures import decode, square
 from lib.ingest.report import Report, UnusableError
-from lib.ingest.ros import read_bags
 from lib.ingest.series import NS, Series, clock, overlap, unit_actions
-from lib.params import Phase1Ros
-from lib.paths import ROOT
+from lib.phase1_ros import Phase1Ros
+from lib.phase1_ros.reader import read_bags
 
-FIXTURES = Path(os.environ.get("GOLDEN_PATH_FIXTURES", ROOT.parent / "shared" / "fixtures"))
+FIXTURES = ROOT / "tests" / "data"
 START = 1_700_000_000 * NS
 SIZE = 32
 STORES = {"ros1": get_typestore(Stores.ROS1_NOETIC), "ros2": get_typestore(Stores.ROS2_HUMBLE)}
@@ -659,7 +658,7 @@ def test_a_shortfall_is_measured_by_the_larger_promise(tmp_path):
 
 def test_one_bag_is_in_memory_at_a_time(tmp_path, monkeypatch):
     """The second bag is not opened before the episodes of the first one were taken."""
-    import lib.ingest.ros as ros
+    import lib.phase1_ros.reader as ros
 
     opened = []
     real = ros.read_recording
@@ -773,10 +772,7 @@ def test_unit_actions_stay_within_one():
 
 
 def fixture(name):
-    path = FIXTURES / "ros" / name
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
-    return path
+    return FIXTURES / "ros" / name
 
 
 def test_real_robot(tmp_path):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib import manifest
-from lib.errors import UserError
-from lib.manifest import Dataset, Reference
+from lib.base.errors import UserError
+from lib.data import dataset as dataset_module
+from lib.data.dataset import Dataset, Reference
 
 
 def dataset(lengths: dict[str, int], **arrays: np.ndarray) -> Dataset:
@@ -35,7 +35,7 @@ def anonymous_bytes() -> int:
 def test_pictures_take_no_memory_that_the_system_cannot_have_back():
     """Two hundred megabytes of pictures, written and read, are not in anonymous memory."""
     before = anonymous_bytes()
-    pictures = manifest._empty((200, 1000, 1000), np.dtype(np.uint8))
+    pictures = dataset_module._empty((200, 1000, 1000), np.dtype(np.uint8))
     pictures[:] = 7
     assert type(pictures) is np.ndarray
     assert int(pictures[::50, 0, 0].sum()) == 4 * 7
@@ -44,14 +44,14 @@ def test_pictures_take_no_memory_that_the_system_cannot_have_back():
 
 def test_numbers_are_in_memory():
     """What is read whole is no file."""
-    assert manifest._empty((5, 4), np.dtype(np.float32)).base is None
+    assert dataset_module._empty((5, 4), np.dtype(np.float32)).base is None
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot tell")
 def test_a_full_disk_is_one_line():
     """It says how much is needed and where else to put it; the process is not killed later."""
     with pytest.raises(UserError, match=r"no room for .* GB of pictures .*GOLDEN_PATH_WORK"):
-        manifest._empty((1 << 22, 1 << 20, 1 << 10), np.dtype(np.uint8))
+        dataset_module._empty((1 << 22, 1 << 20, 1 << 10), np.dtype(np.uint8))
 
 
 def test_a_dataset_borrows_pictures_and_copies_only_what_it_needs():

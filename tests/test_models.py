@@ -496,7 +496,7 @@ def test_some_critics_give_what_they_give_among_all():
     ensemble, (obs, condition, action, skill) = critic(), hydra_batch()
     members = slice(1, 3)
     inputs = (obs, condition, action.requires_grad_(), skill)
-    some, every = ensemble.some(members, *inputs), ensemble(*inputs)
+    some, every = ensemble.subset(members, *inputs), ensemble(*inputs)
     close(some, every[members])
     gradients = [torch.autograd.grad(q.square().sum(), action)[0] for q in (some, every[members])]
     close(*gradients)

@@ -5,32 +5,27 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from lib.checkpoint import load_checkpoint, save_checkpoint
-from lib.errors import UserError
-from lib.evaluation.dynamics import HORIZONS, STEPS, prediction_skill
-from lib.evaluation.probe import TARGETS, neighbours, probe, telling
-from lib.evaluation.surprise import DYNAMIC, VISUAL, auroc, calibrate, separation, suite_kinds
-from lib.manifest import Dataset, Reference
+from lib.agent.perception import Perception, Percepts
+from lib.agent.projector import SMALLEST_UNIT, Projector
+from lib.base.errors import UserError
+from lib.base.paths import BACKBONE, FEATURES, GEOMETRY, SEGMENTER, relative
+from lib.data import frames as store
+from lib.data.dataset import Dataset, Reference, Windows
+from lib.learning.augment import Augment, shifted
+from lib.learning.checkpoint import load_checkpoint, save_checkpoint
 from lib.models.backbone import Backbone
 from lib.models.convgru import ConvGRU
+from lib.models.encoder import load_backbone
+from lib.models.frozen import to_unit
 from lib.params import load_params
-from lib.paths import BACKBONE, FEATURES, GEOMETRY, SEGMENTER, relative
-from lib.perception import store
-from lib.perception.encoder import load_backbone, to_unit
-from lib.perception.memory import (
-    AHEAD,
-    Normalizer,
-    SpatialMemory,
-    Surprise,
-    SurpriseScale,
-    episode_errors,
-    imagine,
-)
-from lib.perception.segmenter import SkillRouter
-from lib.perception.stack import SMALLEST_UNIT, Perception, Percepts, Projector
-from lib.training.augment import Augment, shifted
-from lib.training.rnn import Windows
-from lib.training.vision import mean_pictures, motion_weights
+from lib.rnn.memory import SpatialMemory
+from lib.rnn.normalizer import Normalizer
+from lib.rnn.skill import HORIZONS, STEPS, prediction_skill
+from lib.rnn.surprise import AHEAD, Surprise, SurpriseScale, episode_errors, imagine
+from lib.rnn.surprise_test import DYNAMIC, VISUAL, auroc, calibrate, separation, suite_kinds
+from lib.segmenter.router import SkillRouter
+from lib.vision.probes import TARGETS, neighbours, probe, telling
+from lib.vision.train_backbone import mean_pictures, motion_weights
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -464,7 +459,9 @@ def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode(
 
     def follow(step: int, first: tuple[bool, bool]) -> np.ndarray:
         maps = {"p4": torch.zeros(2, 1)}
-        return stack.follow(maps, geometry, proprio[step], action[step], np.array(first)).direct
+        return stack.update_state(
+            maps, geometry, proprio[step], action[step], np.array(first)
+        ).direct
 
     for step, first in enumerate(begins):
         with stack.undisturbed():
@@ -528,9 +525,9 @@ def test_surprise_compares_a_frame_with_what_was_foreseen_of_it():
     begun, expected = np.zeros(2, int), np.zeros(2)
     for step in range(steps):
         with stack.undisturbed():
-            stack.follow({"p4": frames[0]}, geometry, proprio, action[0], np.zeros(2, bool))
+            stack.update_state({"p4": frames[0]}, geometry, proprio, action[0], np.zeros(2, bool))
         maps = {"p4": frames[step], "p3": None}
-        found = stack.follow(maps, geometry, proprio, action[step], first[step]).severity
+        found = stack.update_state(maps, geometry, proprio, action[step], first[step]).severity
         for robot in range(2):
             if first[step, robot]:
                 begun[robot], expected[robot] = step, 0

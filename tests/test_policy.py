@@ -8,20 +8,16 @@ import torch
 
 from lib.agent.agents import Decision, Observed, ScriptAgent, build_actor
 from lib.agent.closed_loop import ClosedLoop, Trajectory, Trial, run_episodes
-from lib.condition import SEVERITY, WEIGHTS_SLICE, ConditionVector
-from lib.params import Policy, load_params
+from lib.agent.condition import SEVERITY, WEIGHTS_SLICE, ConditionVector
+from lib.agent.vector import make_vector_env
+from lib.params import load_params
+from lib.policy import Policy
+from lib.policy.cloning import draw_conditions, draw_preferences
+from lib.policy.replay import Replay
+from lib.policy.train_sac import Learner, _remember, sample_mixed
 from lib.sim.env import episode_seed, make_env
 from lib.sim.experts import FastScript
 from lib.sim.stress import Stress
-from lib.sim.vector import make_vector_env
-from lib.training.policy import (
-    Learner,
-    _remember,
-    draw_conditions,
-    draw_preferences,
-    mixed,
-)
-from lib.training.replay import Replay
 
 CORNERS = {"throughput": [1.0, 0.0, 0.0], "energy": [0.5, 0.0, 0.5]}
 
@@ -217,10 +213,10 @@ def test_half_a_batch_is_recorded_once_the_robot_has_moved_enough(settings):
     """Before, all of it is."""
     recorded, online = filled(settings), Replay(50, 5, settings.n_step, settings.gamma)
     rng = np.random.default_rng(0)
-    assert len(mixed(recorded, online, 8, rng)) == 8
+    assert len(sample_mixed(recorded, online, 8, rng)) == 8
     rest = np.zeros(10), np.zeros((10, 4)), np.zeros((10, 3))
     online.add(np.zeros((10, 5)), np.zeros(10, int), *rest, True)
-    batch = mixed(recorded, online, 8, rng)
+    batch = sample_mixed(recorded, online, 8, rng)
     assert (batch.obs[:4] != 0).all()
     assert (batch.obs[4:] == 0).all()
 

@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 
-from lib import arithmetic
-from lib.paths import ROOT
-from lib.portable import Linear, product, sqrt
+from lib.base import arithmetic
+from lib.base.paths import ROOT
+from lib.learning.portable import Linear, product, sqrt
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_the_layer_is_torch_s_layer():
 
 
 @pytest.mark.skipif(not arithmetic.X86, reason="pinned on x86 only")
-def test_stages_pin_the_arithmetic_whatever_the_user_has_set():
+def test_lib_pins_the_arithmetic_whatever_the_user_has_set():
     code = (
-        "import stages, torch; from lib import arithmetic; assert arithmetic.is_portable(); "
+        "import lib, torch; from lib.base import arithmetic; assert arithmetic.is_portable(); "
         "print(torch.backends.cpu.get_cpu_capability())"
     )
     env = {**os.environ, "MKL_CBWR": "AUTO", "OMP_WAIT_POLICY": "active"}
@@ -60,11 +60,16 @@ def test_stages_pin_the_arithmetic_whatever_the_user_has_set():
     assert (out.returncode, out.stdout.strip()) == (0, "AVX2"), out.stderr
 
 
-def test_it_is_refused_to_pin_too_late():
-    code = "import numpy; from lib import arithmetic; arithmetic.pin('portable')"
-    env = {name: v for name, v in os.environ.items() if name not in arithmetic.ALWAYS}
+def test_a_stage_refuses_to_start_where_it_was_too_late_to_pin():
+    """Importing ``lib`` after torch changes nothing, and whoever asks for portable is told."""
+    code = (
+        "import torch; from lib.learning.device import start; from lib.params import load_params; "
+        "start(load_params('compute').compute, 0)"
+    )
+    pinned = {*arithmetic.ALWAYS, *arithmetic.PORTABLE}
+    env = {name: value for name, value in os.environ.items() if name not in pinned}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert out.returncode and "before" in out.stderr
+    assert out.returncode and "was imported before lib" in out.stderr
 
 
 def test_roots_are_those_of_torch_and_zero_stays_zero():

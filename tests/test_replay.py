@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.errors import UserError
+from lib.base.errors import UserError
+from lib.learning.loop import CURVE_POINTS, Curve, Optimizer, fit, hold_then_fall, warmup_cosine
 from lib.params import Safety
-from lib.training.loop import CURVE_POINTS, Curve, Optimizer, fit, hold_then_fall, warmup_cosine
-from lib.training.replay import Batch, Replay, n_step
+from lib.policy.replay import Batch, Replay, n_step
 
 # Returns of several steps
 
@@ -213,7 +213,7 @@ def test_join_puts_one_batch_behind_the_other():
 
 def safety(nan: str = "fail", norm: float = 1.0) -> Safety:
     """The safety section."""
-    return Safety(max_grad_norm=norm, nan=nan, worker_timeout_s=1.0)
+    return Safety(max_grad_norm=norm, nan=nan)
 
 
 def two_weights() -> list[torch.nn.Parameter]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib.base.paths import ROOT
 from lib.episode import SPLITS, Episode, split_of, write
-from lib.paths import ROOT
 from tests.test_episode import make
 
 WHY = "robomimic is not installed (make setup)"

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from lib import runner
-from lib.errors import UserError
-from lib.paths import ROOT
+from lib.base.errors import UserError
+from lib.base.paths import ROOT
+from lib.params import read_yaml
 from tests.interrupt import interrupted
 
-# A stage as lib.stage makes it: it records itself, and fails where its input says so.
+# A stage as lib.base.stage makes it: it records itself, and fails where its input says so.
 STAGE = """
 import json, sys, time
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_a_stage_that_ended_well_without_its_outs_has_failed(tmp_path):
 
 
 def test_every_headline_names_a_stage_and_its_metrics_file():
-    stages = runner.YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
     for stage, headline in runner.HEADLINES.items():
         entries = stages[stage].get("outs", []) + stages[stage].get("metrics", [])
         assert headline.file in map(str, runner.paths(entries)), stage

@@ -11,22 +11,22 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks.trust import corrupt, precision
-from lib.checkpoint import load_checkpoint
+from lib.data.dataset import Dataset, Reference
 from lib.episode import PRIMITIVES
-from lib.evaluation.segmentation import (
+from lib.learning.checkpoint import load_checkpoint
+from lib.models.backbone import Backbone
+from lib.models.frozen import folded
+from lib.models.heuristic import boundary_of
+from lib.models.unet import UNet
+from lib.params import load_params
+from lib.segmenter.scores import (
     STRESS_STREAM,
     THRESHOLDS,
     Scores,
     ThresholdCurve,
     stressed_episodes,
 )
-from lib.manifest import Dataset, Reference
-from lib.models.backbone import Backbone
-from lib.models.folding import folded
-from lib.models.heuristic import boundary_of
-from lib.models.unet import UNet
-from lib.params import load_params
-from lib.perception.segmenter import load_segmenter
+from lib.segmenter.serving import load_segmenter
 from lib.sim.env import episode_seed
 from stages import segmenter as stage
 
@@ -117,7 +117,7 @@ def test_a_curve_of_no_frame_is_zero():
 def test_the_stress_set_has_exactly_its_severity_and_own_positions(monkeypatch):
     """Light and camera at 0.5 and nothing else; positions of its own stream; exact labels."""
     monkeypatch.setenv("GOLDEN_PATH_WORKERS", "1")
-    frames = stressed_episodes("drawer_open", 0, 2, 0.5, SIZE, 60.0)
+    frames = stressed_episodes("drawer_open", 0, 2, 0.5, SIZE)
     assert len(frames.episodes) == 2
     for index, item in enumerate(frames.episodes):
         assert item.tags["stress"] == {"light": 0.5, "camera": 0.5}

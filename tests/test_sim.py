@@ -25,11 +25,11 @@ except (AttributeError, ImportError, OSError, RuntimeError) as error:
 from metaworld import policies
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+from lib.base.errors import UserError
+from lib.base.paths import ROOT
 from lib.episode import PRIMITIVES
 from lib.episode.check import problems
-from lib.errors import UserError
 from lib.params import load_params
-from lib.paths import ROOT
 from lib.sim.env import (
     ACTION_REPEAT,
     CONTROL_STEP_S,
@@ -39,8 +39,9 @@ from lib.sim.env import (
     spread_seeds,
 )
 from lib.sim.experts import FastScript, ScriptedExpert
-from lib.sim.rollout import LEGEND, TEMPLATES, _worker_env, plan, rollout
+from lib.sim.rollout import LEGEND, TEMPLATES, RolloutRequest, _worker_env, plan, rollout
 from lib.sim.simulation import Simulation
+from lib.sim.skills import PULL, RECOVER
 from lib.sim.stress import (
     DROPOUT_SHARE,
     LATENCY_STEPS,
@@ -51,7 +52,6 @@ from lib.sim.stress import (
     Stress,
 )
 from lib.sim.tasks import get_task
-from lib.skills import PULL, RECOVER
 
 # In a process of its own: a driver that crashes must not take the tests with it.
 PROBE = """
@@ -76,7 +76,7 @@ def renderer():
         pytest.skip(f"MuJoCo cannot render: {reason}")
 
 
-PRICES = {"hand_over_s": 0.0, "energy_price_kwh": 0.3}
+PRICES = {"unit_price": 0.01}
 HANDLE, DRAWER, TABLE, SKY = (
     PRIMITIVES.index(name) for name in ("handle", "drawer", "table", "background")
 )
@@ -667,9 +667,16 @@ def settings(template: str | None = None, **changes) -> dict:
     return {**values, **changes}
 
 
+def request(stream: str = "rollout", template: str | None = None, **changes) -> RolloutRequest:
+    """What the tests record; with a template, no other is drawn."""
+    values = settings(template, **changes)
+    asked = {name: values.pop(name) for name in ("horizon", "pictures")}
+    return RolloutRequest("drawer_open", 0, 64, **asked, mix=values, prices=PRICES, stream=stream)
+
+
 def roll(index: int, template: str | None = None, **changes):
     """One recorded episode."""
-    return rollout("drawer_open", index, 0, settings(template, **changes), 64, PRICES)
+    return rollout(request(template=template, **changes), index)
 
 
 def test_the_plan_is_a_function_of_seed_and_index_and_keeps_the_shares():
@@ -824,8 +831,7 @@ def test_a_rollout_records_stress_by_step_and_by_episode(shared):
 def test_pixel_labels_are_of_the_picture_beside_them_also_when_it_is_late(shared):
     """Shifted by the latency against the labels of the same episode without it."""
     prompt, late = (
-        rollout("drawer_open", 0, 0, settings(), 64, PRICES, "late", Stress(latency=severity))
-        for severity in (0.0, 1.0)
+        rollout(request("late"), 0, Stress(latency=severity)) for severity in (0.0, 1.0)
     )
     # The expert sees a late hand, so the two part after a while: the beginning is the same.
     shown, labels = late.obs["image"][:8], late.labels["segmentation"][:8]
@@ -837,9 +843,7 @@ def test_pixel_labels_are_of_the_picture_beside_them_also_when_it_is_late(shared
 
 def test_a_rollout_takes_a_given_stress(shared):
     """For test sets of one kind and severity."""
-    episode = rollout(
-        "drawer_open", 0, 0, settings(), 64, PRICES, "other", Stress(light=0.5, camera=0.5)
-    )
+    episode = rollout(request("other"), 0, Stress(light=0.5, camera=0.5))
     assert episode.tags["template"] == "given"
     assert episode.tags["stress_steps"] == {"light": len(episode), "camera": len(episode)}
 

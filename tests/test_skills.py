@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lib.episode import SKILLS
-from lib.skills import (
+from lib.sim.skills import (
     ALIGN_RADIUS_M,
     DROP_HEIGHT_M,
     GRASP_OFFSET_M,

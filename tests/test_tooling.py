@@ -12,9 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from lib import readme
-from lib.errors import UserError
+from lib.base.errors import UserError
+from lib.base.paths import ROOT
 from lib.params import read_yaml
-from lib.paths import ROOT
 
 
 def canonical(name):

@@ -8,15 +8,22 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks.trust import two_sources
-from lib.compute import start
+from lib.data.dataset import Dataset, Reference
+from lib.data.manifest import segment_doubts
 from lib.episode import PRIMITIVES
-from lib.ingest.trust import FEWEST, count_pairs, doubted_segments, segment_trust, usual_shares
+from lib.learning.device import start
 from lib.losses.segmentation import segmentation_loss
-from lib.manifest import Dataset, Reference, segment_doubts
 from lib.models.heuristic import HeuristicSegmenter
 from lib.models.unet import UNet
 from lib.params import load_params
-from lib.training.segmenter import PixelTrust, class_balance, train_segmenter
+from lib.phase1_manifest.trust import (
+    FEWEST,
+    count_pairs,
+    doubted_segments,
+    segment_trust,
+    usual_shares,
+)
+from lib.segmenter.train_segmenter import PixelTrust, class_balance, train_segmenter
 
 SIZE, STEPS = 32, 3
 TABLE, ARM, GRIPPER, HANDLE = (PRIMITIVES.index(n) for n in ("table", "arm", "gripper", "handle"))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ruamel.yaml import YAML
-
-from lib.paths import ROOT
+from lib.base.paths import ROOT
+from lib.params import read_yaml
 from lib.verify import GOLDENS, differences, hashes_of
 
 
@@ -28,7 +27,7 @@ def test_hashes_are_those_of_the_lock(tmp_path):
 
 def test_the_goldens_hold_every_out_of_the_graph():
     """A new stage or out needs ``python -m lib.verify --update``."""
-    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
     names = {
         stage: {
             next(iter(out)) if isinstance(out, dict) else out

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from lib import workers
-from lib.errors import UserError
-from lib.workers import ordered_map, worker_count
+from lib.base.errors import UserError
+from lib.sim import workers
+from lib.sim.workers import ordered_map, worker_count, worker_timeout_s
 
 
 def slow_first(index: int) -> int:
@@ -27,7 +27,7 @@ def die(index: int) -> int:
 def test_results_come_in_the_order_of_the_calls(count):
     """Whoever finishes first."""
     calls = ((index,) for index in range(9))
-    assert list(ordered_map(slow_first, calls, 60, workers=count)) == list(range(9))
+    assert list(ordered_map(slow_first, calls, workers=count)) == list(range(9))
 
 
 def test_a_slow_reader_is_not_run_away_from(monkeypatch):
@@ -40,7 +40,7 @@ def test_a_slow_reader_is_not_run_away_from(monkeypatch):
             begun.append(index)
             yield (index,)
 
-    results = ordered_map(slow_first, calls(), 60, workers=2)
+    results = ordered_map(slow_first, calls(), workers=2)
     for taken in range(20):
         assert next(results) == taken
         assert len(begun) <= 6 * (taken // 6 + 1)
@@ -50,13 +50,22 @@ def test_a_slow_reader_is_not_run_away_from(monkeypatch):
 def test_a_worker_that_dies_is_one_line():
     """Not a traceback of the pool, and not a hang."""
     with pytest.raises(UserError, match="a worker died"):
-        list(ordered_map(die, ((index,) for index in range(6)), 60, workers=2))
+        list(ordered_map(die, ((index,) for index in range(6)), workers=2))
 
 
-def test_a_worker_that_hangs_is_one_line():
-    """The parameter to raise is named."""
-    with pytest.raises(UserError, match=r"safety\.worker_timeout_s"):
-        list(ordered_map(time.sleep, ((second,) for second in (0, 3)), 1, workers=2))
+def test_a_worker_that_hangs_is_one_line(monkeypatch):
+    """The variable to raise is named."""
+    monkeypatch.setenv("GOLDEN_PATH_WORKER_TIMEOUT_S", "1")
+    with pytest.raises(UserError, match=r"within 1 s; set GOLDEN_PATH_WORKER_TIMEOUT_S"):
+        list(ordered_map(time.sleep, ((second,) for second in (0, 3)), workers=2))
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "inf", "nan", ""])
+def test_a_time_limit_that_is_none_is_refused(monkeypatch, given):
+    """A positive number of seconds."""
+    monkeypatch.setenv("GOLDEN_PATH_WORKER_TIMEOUT_S", given)
+    with pytest.raises(UserError, match="GOLDEN_PATH_WORKER_TIMEOUT_S"):
+        worker_timeout_s()
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])

@@ -1,1 +1,1 @@
-"""Whoever drives the robot, and the loop in which it does."""
+"""Agents that control the robot, and the closed loop in which they run."""

@@ -14,26 +14,28 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from lib.checkpoint import load_checkpoint, save_checkpoint
-from lib.condition import CONDITION_DIM, ConditionVector, condition_batch
+from lib.agent.condition import CONDITION_DIM, ConditionVector, condition_batch
+from lib.agent.perception import Perception
+from lib.agent.projector import Projector
+from lib.base.errors import UserError
+from lib.base.paths import POLICY, relative
 from lib.episode import SKILLS
-from lib.errors import UserError
+from lib.learning.checkpoint import load_checkpoint, save_checkpoint
+from lib.learning.device import Autocast
 from lib.models.hydra import HydraActor
-from lib.paths import POLICY, relative
-from lib.perception.segmenter import Autocast
-from lib.perception.stack import Perception, Projector
+from lib.sim.env import ACTION_SIZE
 
 KIND = "hydra_policy"
 
 
 @dataclass
 class Observed:
-    """What an agent knows of the present frame.
+    """What an agent knows about the present frame.
 
     Attributes:
-        observation: (B, D); empty for scripts.
-        skill: (B,) which head answers.
-        severity: (B,) in [0, 1], how far what it last foresaw was from what came.
+        observation: (B, D) observations; D is 0 for scripts.
+        skill: (B,) index of the policy head to use.
+        severity: (B,) in [0, 1], how far the last predicted frame was from the observed frame.
     """
 
     observation: np.ndarray
@@ -43,11 +45,11 @@ class Observed:
 
 @dataclass
 class Decision:
-    """What an agent does next.
+    """The next action of an agent.
 
     Attributes:
         action: (B, A) in [-1, 1].
-        observed: What it based that on.
+        observed: Observation on which the action is based.
     """
 
     action: np.ndarray
@@ -55,18 +57,18 @@ class Decision:
 
 
 class Agent(Protocol):
-    """Drives B robots side by side.
+    """Controls B robots in parallel.
 
     Attributes:
-        needs_pixels: Whether it looks at images.
-        weights: Its preference over OBJECTIVES, where nobody asks for another; scripts have none.
+        needs_pixels: Whether the agent uses images.
+        weights: Preference over OBJECTIVES if a trial asks for none; scripts ignore it.
     """
 
     needs_pixels: bool
     weights: Sequence[float]
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Clears all state of earlier frames."""
 
     def act(
         self,
@@ -80,34 +82,34 @@ class Agent(Protocol):
         """Decides the next action of each robot.
 
         Args:
-            images: (B, H, W, 3) uint8.
-            proprio: (B, 4).
-            expert_obs: (B, 39) privileged; only scripts look at it.
-            previous_action: (B, A).
-            first: (B,) whether an episode begins.
-            weights: (B, K) preference of each robot.
+            images: Pictures, (B, H, W, 3) uint8.
+            proprio: Hand position and gripper opening, (B, 4).
+            expert_obs: Privileged observation, (B, 39); only scripts use it.
+            previous_action: Action of the last step, (B, A).
+            first: Whether the frame is the first of its episode, (B,).
+            weights: Preference of each robot over OBJECTIVES, (B, K).
         """
 
 
 class ScriptAgent:
-    """A script that sees the true state."""
+    """A scripted agent that uses the privileged observation instead of pixels."""
 
     needs_pixels = False
     weights = ConditionVector.weights
 
     def __init__(self, script: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Takes the script.
+        """Stores the script.
 
         Args:
-            script: Action from Meta-World's privileged observation.
+            script: Function from the privileged observation of Meta-World to an action.
         """
         self._script = script
 
     def reset(self) -> None:
-        """Scripts remember nothing."""
+        """Does nothing, because scripts have no memory."""
 
     def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
-        """See Agent."""
+        """Decides the next action of each robot; see ``Agent.act``."""
         action = np.stack([self._script(row) for row in expert_obs])
         count = len(action)
         blind = np.zeros((count, 0), np.float32)
@@ -115,7 +117,7 @@ class ScriptAgent:
 
 
 class PolicyAgent:
-    """The Hydra policy behind the frozen stack: pixels and proprioception only."""
+    """The Hydra policy with the frozen perception: it uses pixels and proprioception only."""
 
     needs_pixels = True
 
@@ -126,42 +128,42 @@ class PolicyAgent:
         actor: HydraActor,
         condition: ConditionVector,
     ) -> None:
-        """Puts the parts together.
+        """Combines the parts.
 
         Args:
-            perception: The frozen stack.
-            projector: Percepts to observations.
-            actor: The policy.
-            condition: Conditions it acts under; at every step the router sets the skill, and the
-                memory's surprise the novelty.
+            perception: Frozen perception stack.
+            projector: Projection of percepts to observations.
+            actor: Policy network.
+            condition: Conditions under which the policy acts. At every step the router sets the
+                skill, and the surprise of the memory sets the novelty.
         """
         self.perception, self.projector, self.actor = perception, projector, actor
         self.condition = condition
         self.explore: torch.Generator | None = None
-        """With a generator, actions are sampled from it; without, they are the mode."""
+        """Random generator with which actions are sampled; with None, the action is the mode."""
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The preference that it was published for."""
+        """Preference that the policy was published for."""
         return self.condition.weights
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Clears all state of earlier frames."""
         self.perception.reset()
 
     def observe(self, images, proprio, previous_action, first) -> Observed:
-        """Takes in the next frame of each robot; arguments as in ``Agent.act``."""
+        """Processes the next frame of each robot; arguments as in ``Agent.act``."""
         percepts = self.perception(images, proprio, previous_action, first)
         return Observed(self.projector(percepts), percepts.skill, percepts.severity)
 
     def glance(self, images, proprio, previous_action, first) -> Observed:
-        """Like ``observe``, but leaves the memory as it was."""
+        """Works like ``observe``, but leaves the memory unchanged."""
         with self.perception.undisturbed():
             return self.observe(images, proprio, previous_action, first)
 
     @torch.inference_mode()
     def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
-        """See Agent; ``expert_obs`` is not looked at."""
+        """Decides the next action of each robot; see ``Agent.act``. Ignores ``expert_obs``."""
         seen = self.observe(images, proprio, previous_action, first)
         condition = condition_batch(self.condition, seen.skill, weights, seen.severity)
         inputs = (
@@ -176,23 +178,24 @@ class PolicyAgent:
         return Decision(action.numpy(), seen)
 
 
-def build_actor(obs_dim: int, hidden: list[int], action_dim: int = 4) -> HydraActor:
+def build_actor(obs_dim: int, hidden: list[int], action_dim: int = ACTION_SIZE) -> HydraActor:
     """Builds an untrained policy.
 
     Args:
-        obs_dim: Features of an observation.
-        hidden: Widths of the trunk.
-        action_dim: Dimensions of an action.
+        obs_dim: Number of features of an observation.
+        hidden: Widths of the layers of the trunk.
+        action_dim: Number of dimensions of an action.
     """
     return HydraActor(obs_dim, CONDITION_DIM, action_dim, len(SKILLS), hidden)
 
 
 def save_policy(path: Path, agent: PolicyAgent | None) -> None:
-    """Writes a policy with what is needed to run it again.
+    """Writes a policy with everything that is needed to run it again.
 
     Args:
-        path: The checkpoint.
-        agent: None where ``policy.use_neural`` is off: the scripted expert serves.
+        path: Checkpoint file to write.
+        agent: Agent with the policy; None if ``policy.use_neural`` is off and the scripted expert
+            is used.
     """
     if agent is None:
         save_checkpoint(path, KIND, {"use_neural": False}, {})
@@ -210,17 +213,17 @@ def save_policy(path: Path, agent: PolicyAgent | None) -> None:
 
 
 def load_policy(path: Path = POLICY, autocast: Autocast = nullcontext) -> PolicyAgent | None:
-    """Loads a policy with the frozen stack it was trained on.
+    """Loads a policy with the frozen perception stack that it was trained on.
 
     Args:
-        path: Its checkpoint.
-        autocast: Context in which the stack's U-Net runs.
+        path: Checkpoint file.
+        autocast: Context in which the U-Net of the stack runs.
 
     Returns:
-        The agent; None where ``policy.use_neural`` was off and the scripted expert serves.
+        The agent; None if ``policy.use_neural`` was off and the scripted expert is used.
 
     Raises:
-        UserError: If a checkpoint is missing, damaged, or does not belong to the others.
+        UserError: If a checkpoint is missing or damaged, or does not match the others.
     """
     checkpoint = load_checkpoint(path, KIND)
     config = checkpoint.config

@@ -1,6 +1,6 @@
-"""Robots in closed loop: several environments, one agent, one episode after the other.
+"""Closed-loop runs: one agent controls several environments, one episode after the other.
 
-The same loop collects training data, validates and tests.
+The same loop is used to collect training data, to validate and to test.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv
 
 from lib.agent.agents import Agent, Observed
-from lib.sim.env import CONTROL_STEP_S
+from lib.agent.vector import reset_some
+from lib.sim.env import ACTION_SIZE, CONTROL_STEP_S, EXPERT_OBS_SIZE
 from lib.sim.stress import NOMINAL, Stress
-from lib.sim.vector import reset_some
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An episode that somebody asks for.
+    """Request for one episode.
 
     Attributes:
-        seed: Its reset seed.
-        stress: What goes wrong in it.
-        weights: Preference over OBJECTIVES; None leaves it to the agent.
-        linger: Control steps that it goes on after its first success; None = to the horizon.
-        horizon: Control steps at most; None = those of the environment.
+        seed: Reset seed of the episode.
+        stress: Stress in the episode.
+        weights: Preference over OBJECTIVES; None for the default of the agent.
+        linger: Control steps that the episode continues after its first success; None to
+            continue to the horizon.
+        horizon: Largest number of control steps; None for the horizon of the environment.
     """
 
     seed: int
@@ -41,17 +42,17 @@ class Trajectory:
     """One episode of T steps.
 
     Attributes:
-        trial: What was asked for.
-        number: Which of the trials that is, from 0.
-        observation: (T, D); (T + 1, D) where the last frame is observed too.
-        skill: As many.
-        severity: As many.
-        action: (T, A) as the agent gave it.
-        reward: (T, 3).
-        success: (T,) bool.
-        energy_j: (T,) mechanical work.
-        damages: (T,) damage events.
-        frames: (T, H, W, 3) if they were kept.
+        trial: Request for this episode.
+        number: Index of the trial, from 0.
+        observation: (T, D) observations; (T + 1, D) if the last frame is observed too.
+        skill: Skill indices, as many as observations.
+        severity: Severities of the surprise, as many as observations.
+        action: (T, A) actions as the agent gave them.
+        reward: (T, 3) vector rewards.
+        success: (T,) bool, whether the task was done after the step.
+        energy_j: (T,) mechanical work, J.
+        damages: (T,) number of damage events.
+        frames: (T, H, W, 3) pictures, if they were kept.
     """
 
     trial: Trial
@@ -68,7 +69,7 @@ class Trajectory:
 
     @property
     def steps(self) -> int:
-        """Control steps until the first success, or all of them."""
+        """Number of control steps until the first success; without success, all steps."""
         return self.success.index(True) + 1 if self.succeeded else len(self.success)
 
     @property
@@ -78,36 +79,36 @@ class Trajectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the trial asks for no more steps, however much time is left."""
+        """Whether the trial asks for no more steps, even if the environment could continue."""
         linger, horizon = self.trial.linger, self.trial.horizon
         if horizon is not None and len(self.success) >= horizon:
             return True
         return linger is not None and self.succeeded and len(self.success) >= self.steps + linger
 
     def observe(self, seen: Observed, robot: int) -> None:
-        """Appends what one of the robots observed."""
+        """Appends the observation of one robot."""
         self.observation.append(seen.observation[robot])
         self.skill.append(int(seen.skill[robot]))
         self.severity.append(float(seen.severity[robot]))
 
     @property
     def value(self) -> np.ndarray:
-        """Undiscounted vector return within ``steps``, (3,)."""
+        """Undiscounted vector return of the first ``steps`` steps, (3,)."""
         return np.sum(self.reward[: self.steps], axis=0)
 
     @property
     def seconds(self) -> float:
-        """Time of ``steps``."""
+        """Duration of the first ``steps`` steps, s."""
         return self.steps * CONTROL_STEP_S
 
     @property
     def joules(self) -> float:
-        """Mechanical work within ``steps``."""
+        """Mechanical work of the first ``steps`` steps, J."""
         return float(np.sum(self.energy_j[: self.steps]))
 
 
 class ClosedLoop:
-    """Steps all environments; each takes the next trial when its episode is over."""
+    """Steps all environments; each starts the next trial when its episode is over."""
 
     def __init__(
         self,
@@ -118,14 +119,16 @@ class ClosedLoop:
         keep_frames: bool = False,
         final: Callable[..., Observed] | None = None,
     ) -> None:
-        """Begins an episode in every environment.
+        """Starts an episode in every environment.
 
         Args:
-            env: From ``make_vector_env``, with ``linger=None``: trials say when to end.
-            agent: Drives the robots; reset here.
-            trials: The episodes. When they run out, environments idle.
+            env: Environments from ``make_vector_env``, made with ``linger=None`` because the
+                trials decide when an episode ends.
+            agent: Agent that controls the robots; it is reset here.
+            trials: Requests for the episodes. When there are no more, environments are idle.
             keep_frames: Whether to keep the pictures.
-            final: Observes an episode's last frame, for learning: ``PolicyAgent.glance``.
+            final: Function that observes the last frame of an episode, which learning needs, such
+                as ``PolicyAgent.glance``; None if the last frame is not needed.
         """
         self._final = final
         self._env, self._agent, self._trials = env, agent, enumerate(trials)
@@ -133,14 +136,14 @@ class ClosedLoop:
         count = env.num_envs
         self._running: list[Trajectory | None] = [None] * count
         self._first = np.ones(count, bool)
-        self._previous = np.zeros((count, 4), np.float32)
-        self._expert = np.zeros((count, 39))
+        self._previous = np.zeros((count, ACTION_SIZE), np.float32)
+        self._expert = np.zeros((count, EXPERT_OBS_SIZE))
         self._weights = np.repeat(np.array([agent.weights]), count, axis=0)
         agent.reset()
         self._begin(np.ones(count, bool))
 
     def _begin(self, mask: np.ndarray) -> None:
-        # An idle environment still has to be reset: it is stepped with the others.
+        # An idle environment must be reset too, because it is stepped with the others.
         chosen = [Trial(0)] * len(mask)
         for index in np.flatnonzero(mask):
             number, trial = next(self._trials, (None, None))
@@ -149,7 +152,7 @@ class ClosedLoop:
                 self._running[index] = Trajectory(trial, number)
                 chosen[index] = trial
                 self._weights[index] = trial.weights or self._agent.weights
-        # A reset has one set of options for all that it resets.
+        # One reset has the same options for all its environments, so there is one for each stress.
         for stress in dict.fromkeys(chosen[index].stress for index in np.flatnonzero(mask)):
             alike = mask & np.array([trial.stress == stress for trial in chosen])
             seeds = [trial.seed if one else None for trial, one in zip(chosen, alike, strict=True)]
@@ -167,10 +170,10 @@ class ClosedLoop:
         """Moves every robot by one control step.
 
         Args:
-            meanwhile: Called once while the environments move.
+            meanwhile: Function that is called once while the environments move.
 
         Returns:
-            The episodes that ended with it, in the order of the environments.
+            The episodes that ended with this step, in the order of the environments.
         """
         images, proprio = self._observation["image"], self._observation["proprio"]
         decision = self._agent.act(
@@ -186,7 +189,7 @@ class ClosedLoop:
         meanwhile()
         self._observation, _, terminated, truncated, info = self._env.step_wait()
         self._expert = info["expert_obs"]
-        # What the robot was told to do, not what noise made of it: it knows only that.
+        # The commanded action, without noise, because the robot does not know the executed action.
         self._previous = decision.action.astype(np.float32)
         self._first = np.zeros(len(self._first), bool)
         over = terminated | truncated
@@ -208,7 +211,7 @@ class ClosedLoop:
         return finished
 
     def _close(self, finished: list[Trajectory], over: np.ndarray) -> None:
-        """Adds the observation after the last action, which learning bootstraps from."""
+        """Appends the observation after the last action, which bootstrapping needs."""
         if not finished:
             return
         seen = self._final(
@@ -227,14 +230,14 @@ def run_episodes(
     keep_frames: bool = False,
     finished: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
-    """Runs some episodes to their end.
+    """Runs all trials to their end.
 
     Args:
-        env: From ``make_vector_env``.
-        agent: Drives the robots.
-        trials: The episodes.
+        env: Environments from ``make_vector_env``.
+        agent: Agent that controls the robots.
+        trials: Requests for the episodes.
         keep_frames: Whether to keep the pictures.
-        finished: Called with each trajectory as soon as it is over.
+        finished: Function that is called with each trajectory as soon as it is complete.
 
     Returns:
         Trajectories in the order of the trials.

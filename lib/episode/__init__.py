@@ -1,4 +1,4 @@
-"""Episodes on disk: one HDF5 layout for every source, the one robomimic's own loader reads.
+"""Reads and writes episodes in one HDF5 layout for every source; robomimic can load it, too.
 
 Layout of a file (T steps of one episode; image height H, width W; action size A)::
 
@@ -15,11 +15,12 @@ Layout of a file (T steps of one episode; image height H, width W; action size A
       next_obs/*      (T, ...)  obs one step later, a view (HDF5 virtual dataset), no copy
     mask/{train,valid,test}     names of the demos of each split
 
-The observation after the last action is not recorded: the last row of next_obs repeats the last of
-obs. Learners do not look at it where the task ended. robomimic wants next_obs; ``read`` leaves it.
+The observation after the last action is not recorded, so the last row of next_obs repeats the last
+row of obs. Learners do not use it where the task ended. robomimic needs next_obs; ``read`` does not
+load it.
 
-Files are written as a stream, one episode in memory at a time, and the same episodes give the
-same bytes. See https://robomimic.github.io/docs/datasets/overview.html for the layout.
+Files are written as a stream, with one episode in memory at a time. The same episodes always give
+the same bytes. See https://robomimic.github.io/docs/datasets/overview.html for the layout.
 """
 
 from __future__ import annotations
@@ -34,31 +35,29 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lib.episode.hdf5 import (
-    DAMAGE,
-    write_array,
-    write_count,
-    write_group,
-    write_next,
-    write_text,
-)
-from lib.errors import UserError
-from lib.files import atomic
-from lib.paths import relative
+from lib.base.errors import UserError
+from lib.base.files import atomic
+from lib.base.hdf5 import DAMAGE, write_array, write_count, write_group, write_next, write_text
+from lib.base.paths import relative
 
 SCHEMA = 1
 SPLITS = ("train", "valid", "test")
 OBJECTIVES = ("task", "econ", "energy")
 
-# Pixel classes, the index is the value in labels/segmentation. They stand here because every
-# source labels its pixels with them and every segmenter predicts them.
+# Pixel classes; the index is the value in labels/segmentation. They are defined here because every
+# source uses them to label its pixels and every segmenter predicts them.
 PRIMITIVES = ("background", "table", "arm", "gripper", "drawer_case", "drawer", "handle")
 
-# Phases of a manipulation, the index is the value in labels/skill: approach, take hold, move the
-# part, and come back after the hold was lost.
+# Columns of labels/state, (T, 8): position of the hand, m; opening of the gripper, share of its
+# span; position of the handle, m; opening of the drawer, m. The first seven columns are the first
+# seven values of Meta-World's observation.
+STATE_HAND, STATE_GRIPPER, STATE_HANDLE, STATE_OPENING = slice(0, 3), 3, slice(4, 7), 7
+
+# Phases of a manipulation; the index is the value in labels/skill: approach, take hold, move the
+# part, and return after the hold was lost.
 SKILLS = ("reach", "hook", "pull", "recover")
 
-# What the values, or the columns, of coded arrays are called.
+# Names of the class values, or of the columns, of arrays.
 LEGEND = {
     "labels/segmentation": PRIMITIVES,
     "labels/skill": SKILLS,
@@ -71,14 +70,14 @@ class Episode:
     """One recorded attempt.
 
     Attributes:
-        key: Name within its source that never changes, e.g. ``"000012"``; it decides the split.
+        key: Permanent name within the source, e.g. ``"000012"``; it determines the split.
         obs: Arrays (T, ...) by name.
         actions: (T, A) float32 in [-1, 1].
         rewards: (T,) float32.
         dones: (T,) uint8; 1 where the task ended.
-        vector_rewards: (T, 3) float32, one column an objective.
+        vector_rewards: (T, 3) float32, one column per objective.
         labels: Arrays (T, ...) by name.
-        tags: JSON-safe facts about the episode.
+        tags: Facts about the episode that JSON can store.
     """
 
     key: str
@@ -105,14 +104,14 @@ class Episode:
 
 
 def split_of(source: str, key: str, shares: Sequence[float]) -> str:
-    """Returns the split of an episode, a function of its name alone.
+    """Returns the split of an episode, which depends only on its name and the shares.
 
-    Adding or removing other episodes never moves one from training to testing.
+    Adding or removing other episodes never moves an episode from training to testing.
 
     Args:
         source: Source name.
         key: The episode's key.
-        shares: Shares of train, valid and test; they sum to one.
+        shares: Shares of train, valid and test; they sum to 1.
     """
     digest = hashlib.sha256(f"{source}/{key}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
@@ -133,12 +132,12 @@ def write(
     """Streams episodes into a new file.
 
     Args:
-        path: The file; it appears whole or not at all.
-        episodes: Consumed one by one.
+        path: The file; it appears complete or not at all.
+        episodes: Episodes, which are consumed one by one.
         source: Source name, e.g. ``"sima2"``.
         shares: Shares of train, valid and test.
         env_args: robomimic's description of the environment.
-        legend: Names of the columns or class indices of further arrays, by their path, e.g.
+        legend: Names of the columns or class indices of further arrays, by array path, e.g.
             ``{"labels/stress": ["slip", "push"]}``.
 
     Returns:
@@ -212,9 +211,9 @@ def read(
 
     Args:
         path: The file.
-        splits: Only episodes of these splits.
-        fields: Only these arrays under obs/ and labels/ (e.g. ``("obs/image",)``); ``None`` reads
-            all. Actions, rewards and dones always come.
+        splits: Splits of the episodes to read.
+        fields: Arrays to read under obs/ and labels/ (e.g. ``("obs/image",)``); ``None`` reads
+            all. Actions, rewards and dones are always read.
 
     Raises:
         UserError: If the file is missing, not HDF5, of another schema, or damaged.
@@ -236,7 +235,7 @@ def read_demo(path: Path, number: int, *, fields: Sequence[str] | None = None) -
     Args:
         path: The file.
         number: N of ``demo_N``.
-        fields: As for ``read``.
+        fields: Arrays to read, as for ``read``.
 
     Raises:
         UserError: If the file or the episode is missing or damaged.
@@ -273,10 +272,10 @@ def _read_episode(path: Path, file: h5py.File, demo: str, fields: Sequence[str] 
 
 
 def checksum(episode: Episode) -> str:
-    """Returns a SHA-256 of everything an episode holds, 16 hex digits.
+    """Returns the first 16 hex digits of the SHA-256 of everything an episode holds.
 
     Args:
-        episode: The episode, all arrays read.
+        episode: The episode with all its arrays.
     """
     digest = hashlib.sha256(json.dumps([episode.key, episode.tags], sort_keys=True).encode())
     for name, array in episode.arrays():
@@ -286,10 +285,10 @@ def checksum(episode: Episode) -> str:
 
 
 def fingerprint(episode: Episode) -> str:
-    """Returns a SHA-256 of what the robot saw and did: equal for copies of another name.
+    """Returns a SHA-256 of the observations and actions: equal for copies under another name.
 
     Args:
-        episode: The episode, its observations and actions read.
+        episode: The episode with its observations and actions.
     """
     digest = hashlib.sha256()
     for name, array in episode.arrays():

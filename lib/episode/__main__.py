@@ -1,8 +1,9 @@
 """Checks and shows episode files.
 
-``python -m lib.episode check FILE...`` prints what is wrong with them, one line a finding; a folder
-stands for the .hdf5 files in it. ``python -m lib.episode show FILE`` says what a file holds;
-``--demo N`` one of its episodes, ``--sheet OUT.png`` and ``--video OUT.mp4`` show pictures.
+``python -m lib.episode check FILE...`` prints the defects of the files, one line for each; a folder
+stands for the .hdf5 files in it. ``python -m lib.episode show FILE`` describes the content of a
+file; ``--demo N`` describes one of its episodes. ``--sheet OUT.png`` and ``--video OUT.mp4`` write
+images and a video.
 """
 
 from __future__ import annotations
@@ -12,25 +13,25 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lib.base.errors import UserError
+from lib.base.paths import relative
 from lib.episode import open_file
-from lib.errors import UserError
-from lib.paths import relative
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0 if all is well.
+    """Runs the command and returns its exit code: 0 if there was no error and no defect.
 
     Args:
-        arguments: Of the command line.
+        arguments: Arguments of the command line; ``None`` takes those of the process.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a key may hold what no terminal shows
+        stream.reconfigure(errors="backslashreplace")  # a key may hold unprintable text
     options = _parser().parse_args(arguments)
     try:
         return _check(options.files) if options.command == "check" else _show(options)
     except UserError as error:
         print(error, file=sys.stderr)
-    except OSError as error:  # of a file to write: no space, no right
+    except OSError as error:  # an output file cannot be written, e.g. no space
         print(error, file=sys.stderr)
     return 2
 
@@ -68,7 +69,7 @@ def _check(given: Sequence[Path]) -> int:
 
     files, empty = [], []
     for path in given:
-        # A name that begins with a dot is somebody's unfinished file.
+        # A name that begins with a dot belongs to a file that is still being written.
         inside = [file for file in sorted(path.glob("*.hdf5")) if file.name[0] != "."]
         files += inside if path.is_dir() else [path]
         empty += [path] if path.is_dir() and not inside else []

@@ -1,7 +1,7 @@
-"""What can be wrong with an episode, and with files of episodes.
+"""Checks episodes and episode files for defects.
 
-``problems`` looks at one episode in memory. ``check_files`` looks at files from anywhere, and
-survives whatever is in them; ``python -m lib.episode check FILE...`` prints what it finds.
+``problems`` checks one episode in memory. ``check_files`` checks files from any source and does not
+crash, whatever they contain; ``python -m lib.episode check FILE...`` prints its findings.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from typing import Any
 
 import numpy as np
 
+from lib.base.paths import ROOT, relative
 from lib.episode import PRIMITIVES, SKILLS, Episode
-from lib.paths import ROOT, relative
 
 FROZEN_STEPS = 10
-"""A picture held for fewer steps is a slow camera."""
+"""An image repeated for fewer steps than this is due to a slow camera, not to a frozen one."""
 
 MOVED = 1e-3
-"""A robot whose hand (m) or joints (rad or m) change by more has moved."""
+"""A robot has moved if its hand (m) or its joints (rad or m) change by more than this."""
 
 MOTION = ("eef_pos", "joint_pos")
 
 CRASHES = 5
-"""Demos of one file over which the reader may crash before the file is given up."""
+"""Number of demos in a file that may crash the reader before the check of the file is given up."""
 
 
 # One episode
 
 
 def problems(episode: Episode) -> list[str]:
-    """Returns what is wrong with an episode, nothing for a sound one.
+    """Returns the defects of an episode, one line each; empty for a sound episode.
 
     Args:
-        episode: The episode, all arrays read.
+        episode: The episode with all its arrays.
     """
     return [line for rule in RULES for line in rule(episode)]
 
@@ -110,7 +110,7 @@ def _classes(episode: Episode) -> Iterator[str]:
         if labels is None or not labels.size:
             continue
         if labels.dtype.kind not in "ui":
-            if name == "skill":  # segmentation's type was named above
+            if name == "skill":  # the type of segmentation is reported above
                 yield f"labels/{name}: {labels.dtype}, not integer"
         elif labels.max() >= len(classes) or (labels.dtype.kind == "i" and labels.min() < 0):
             worst = labels.max() if labels.max() >= len(classes) else labels.min()
@@ -130,7 +130,11 @@ def _time_goes_on(episode: Episode) -> Iterator[str]:
 
 
 def _camera_runs(episode: Episode) -> Iterator[str]:
-    """A camera that dropped frames shows black at random, a slow one holds; neither is frozen."""
+    """Yields a finding if the camera is frozen while the robot moves.
+
+    A camera that drops frames gives black images at random times, and a slow camera repeats images
+    for a short time. Neither of them counts as frozen.
+    """
     image = episode.obs.get("image")
     if image is None or not _is_film(image) or len(image) < FROZEN_STEPS or not image.size:
         return
@@ -141,10 +145,10 @@ def _camera_runs(episode: Episode) -> Iterator[str]:
 
 
 def _longest_hold(image: np.ndarray) -> tuple[int, int]:
-    """Returns first and last step of the longest stretch of one and the same picture."""
+    """Returns the first and last step of the longest run of identical images."""
     rows = np.ascontiguousarray(image).reshape(len(image), -1)
     if rows.shape[1] % 8 == 0:
-        rows = rows.view(np.uint64)  # eight values in one comparison
+        rows = rows.view(np.uint64)  # compares eight values at once
     changes = np.flatnonzero((rows[1:] != rows[:-1]).any(1)) + 1
     starts = np.concatenate([[0], changes, [len(rows)]])
     longest = int(np.diff(starts).argmax())
@@ -175,14 +179,14 @@ RULES = (
 
 
 def check_files(paths: Iterable[Path]) -> dict[Path, list[str]]:
-    """Checks episode files, also damaged and foreign ones, with one episode in memory at a time.
+    """Checks episode files, even damaged or foreign ones, with one episode in memory at a time.
 
     Args:
-        paths: The files. One that is given twice is checked once.
+        paths: The files. A file that is given twice is checked once.
 
     Returns:
-        By file, what is wrong, one line each; nothing for a sound file. Of two episodes with the
-        same observations and actions, the later one is named, with the place of the first.
+        The defects by file, one line each; empty for a sound file. If two episodes have the same
+        observations and actions, the later one is reported, with the place of the first.
     """
     found: dict[Path, list[str]] = {}
     places, reader, given = _Places(), _Reader(), set()
@@ -198,16 +202,16 @@ def check_files(paths: Iterable[Path]) -> dict[Path, list[str]]:
 
 @dataclass
 class _Places:
-    """Where each content was met, over all files.
+    """Remembers where each episode content was first found, over all files.
 
     Attributes:
-        seen: By digest, then by split: the first place.
+        seen: First place of a content, by its digest and then by split.
     """
 
     seen: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def meet(self, content: str, split: str, place: str) -> str | None:
-        """Says if an episode of this content was met before, and remembers this one."""
+        """Returns a finding if this content was found before, and remembers its place."""
         before = self.seen.setdefault(content, {})
         leak = next((other for other in before if other != split), None)
         again = before.get(split)
@@ -218,7 +222,7 @@ class _Places:
 
 
 class _Reader:
-    """lib.episode.probe in a process of its own: HDF5 itself can crash over broken bytes."""
+    """Runs lib.episode.probe in a separate process, because broken bytes can crash HDF5 itself."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -231,7 +235,7 @@ class _Reader:
             self._process = None
 
     def look(self, path: Path, skip: list[str]) -> Iterator[dict[str, Any]]:
-        """Yields what the probe says of a file; ends without ``{"end": true}`` if it crashed."""
+        """Yields the probe's records of a file; ``{"end": true}`` is missing if it crashed."""
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "lib.episode.probe"],
@@ -251,14 +255,14 @@ class _Reader:
                 if "end" in record:
                     return
         except (BrokenPipeError, json.JSONDecodeError):
-            pass  # it died over the request, or within a line
+            pass  # the process died before or while it wrote a line
         self.close()
 
 
 def _check_file(path: Path, reader: _Reader, places: _Places) -> Iterator[str]:
     skip: list[str] = []
     while True:
-        # Taken whole first: after a crash the file is looked at again, without the demo.
+        # Collects all records first: after a crash the file is checked again without the demo.
         records = list(reader.look(path, skip))
         if records and "end" in records[-1]:
             break

@@ -1,10 +1,11 @@
-"""Looks at one episode file after the other, for lib.episode.check, and says what is wrong.
+"""Checks one episode file after the other for lib.episode.check and reports the defects.
 
-A process of its own (``python -m lib.episode.probe``): broken bytes can make HDF5 write beyond its
-own memory, and then the process is gone. Each line of standard input is a request, ``{"path",
-"skip"}`` with the demos over which an earlier process crashed; each line of standard output is a
-record: ``{"line"}`` is a finding, ``{"begins"}`` the demo that is read next, ``{"content", "split",
-"label"}`` the digest of a sound one, ``{"end"}`` comes last.
+This runs in a separate process (``python -m lib.episode.probe``), because broken bytes can make
+HDF5 write beyond its own memory, and then the process dies. Each line of standard input is a
+request, ``{"path", "skip"}``; ``skip`` lists the demos over which an earlier process crashed. Each
+line of standard output is a record: ``{"line"}`` is a finding, ``{"begins"}`` is the demo that is
+read next, ``{"content", "split", "label"}`` is the digest of a demo that could be read, and
+``{"end"}`` comes last.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lib.base.errors import UserError
+from lib.base.hdf5 import DAMAGE, MemberError, is_next, member
+from lib.base.paths import relative
 from lib.episode import SPLITS, Episode, fingerprint, open_file
 from lib.episode.check import problems
-from lib.episode.hdf5 import DAMAGE, MemberError, is_next, member
-from lib.errors import UserError
-from lib.paths import relative
 
 ARRAYS = ("actions", "rewards", "dones", "vector_rewards")
 
 ENV_ARGS = {"env_name", "type", "env_kwargs"}
-"""What robomimic's loader looks for."""
+"""Keys that robomimic's loader looks for."""
 
 LONGEST_S = 300
-"""A demo that takes longer to read is broken: HDF5 can loop for ever."""
+"""A demo that takes longer to read than this is broken: HDF5 can loop for ever."""
 
 Record = dict[str, Any]
 
 
 @dataclass
 class _File:
-    """What the demos of a file are checked against.
+    """Facts about a file against which its demos are checked.
 
     Attributes:
-        masks: By split, how often each demo is named.
+        masks: How often each demo is named, by split.
         skip: Demos that are not opened.
-        keys: By key, the first demo that has it.
+        keys: First demo that has a key, by key.
     """
 
     masks: dict[str, Counter[str]]
@@ -56,10 +57,10 @@ class _File:
 
 
 def look(path: Path, skip: list[str]) -> Iterator[Record]:
-    """Yields what is to say about a file, in the records above.
+    """Yields the records about a file, as described at the top of this module.
 
     Args:
-        path: The file; may be anything.
+        path: The file; its content may be anything.
         skip: Demos that are not opened.
     """
     for found in _look(path, skip):
@@ -68,7 +69,7 @@ def look(path: Path, skip: list[str]) -> Iterator[Record]:
 
 
 def _one_line(text: str) -> str:
-    # Names in a broken file may hold anything, also half a UTF-8 character.
+    # Names in a broken file may hold anything, even half of a UTF-8 character.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -89,10 +90,10 @@ def _look(path: Path, skip: list[str]) -> Iterator[str | Record]:
 
 
 def _named(name: str, reading: Callable[[], Any]) -> Any:
-    """Returns what is read, or names what could not be.
+    """Returns the result of ``reading``, or raises an error that names what could not be read.
 
     Raises:
-        MemberError: Beginning with the name.
+        MemberError: If the reading fails; the message begins with the name.
     """
     try:
         return reading()
@@ -121,7 +122,7 @@ def _file_attributes(file: h5py.File, data: h5py.Group) -> Iterator[str]:
 
 
 def _json(group: h5py.Group, name: str, default: str | None = None) -> Any:
-    """Returns the value of an attribute that holds JSON, none if it does not."""
+    """Returns the value of an attribute that holds JSON, or None if it holds no JSON."""
     try:
         return json.loads(group.attrs.get(name, default))
     except DAMAGE:
@@ -148,7 +149,7 @@ def _check_data(data: h5py.Group, file: _File) -> Iterator[str | Record]:
         steps = yield from _check_demo(data, name, file)
         lengths.append(steps)
     total = data.attrs.get("total")
-    # Of a damaged demo nobody knows the steps.
+    # The number of steps in a damaged demo is unknown, so the total cannot be checked.
     if None not in lengths and total != sum(lengths):
         yield f"data.attrs['total'] says {total}, its demos have {sum(lengths)} steps"
 
@@ -156,7 +157,7 @@ def _check_data(data: h5py.Group, file: _File) -> Iterator[str | Record]:
 def _check_demo(
     data: h5py.Group, name: str, file: _File
 ) -> Generator[str | Record, None, int | None]:
-    """Yields what is wrong with a demo; returns its steps, none if it cannot be read."""
+    """Yields the defects of a demo; returns its number of steps, or None if it is unreadable."""
     label = name
     if name in file.skip:
         yield f"{label}: damaged (HDF5 crashes over it)"
@@ -190,10 +191,10 @@ def _check_demo(
 
 
 def _load(group: h5py.Group) -> Episode:
-    """Reads a demo of which every array lies in this file.
+    """Reads a demo; every array must be stored in this file.
 
     Raises:
-        MemberError: Naming the array.
+        MemberError: If an array or the tags cannot be read; the message names them.
     """
 
     def array(name: str) -> np.ndarray:
@@ -217,9 +218,9 @@ def _load(group: h5py.Group) -> Episode:
 
 
 def _views(group: h5py.Group) -> Iterator[str]:
-    """Yields where next_obs, if there is one, does not show obs of this file one step later."""
+    """Yields a finding where next_obs, if present, is not a view of obs one step later."""
     if group.get("next_obs", getlink=True) is None:
-        return  # only robomimic's loader wants it
+        return  # only robomimic's loader needs it
     obs, views = group["obs"], member(group, "next_obs", h5py.Group)
     if set(obs) != set(views):
         yield "next_obs: other arrays than obs"
@@ -232,7 +233,7 @@ def _views(group: h5py.Group) -> Iterator[str]:
 
 
 def main() -> None:
-    """Answers requests until there are no more."""
+    """Answers the requests on standard input until there are no more."""
     sys.stdout.reconfigure(encoding="ascii")
     nowhere = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process
     for request in map(json.loads, sys.stdin):

@@ -1,6 +1,6 @@
-"""What an episode file holds: in words, as a sheet of pictures, as a film.
+"""Shows the content of an episode file as text, as a contact sheet or as a video.
 
-Reads little: the summary leaves pictures and labels on the disk.
+The summary is fast, because it does not read images and labels from the disk.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lib.base.errors import UserError
+from lib.base.hdf5 import DAMAGE
+from lib.base.paths import relative
 from lib.episode import PRIMITIVES, SPLITS, Episode, open_file, read, read_demo
-from lib.episode.hdf5 import DAMAGE
-from lib.errors import UserError
-from lib.paths import relative
 
 ROWS, COLUMNS = 6, 8
-"""Of a sheet."""
+"""Rows and columns of a contact sheet."""
 
 COUNTED = ("task", "template", "outcome", "backend", "labels", "action_space")
-"""Tags whose values are counted."""
+"""Tags for which the summary counts the values."""
 
 
 def _guarded(look: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns what h5py and NumPy say over broken content into one line for people."""
+    """Turns the errors of h5py and NumPy over broken content into a one-line message."""
 
     @wraps(look)
     def guarded(path: Path, *arguments: Any) -> Any:
@@ -42,13 +42,13 @@ def _guarded(look: Callable[..., Any]) -> Callable[..., Any]:
 
 @_guarded
 def summary(path: Path) -> list[str]:
-    """Returns what a file holds, in lines.
+    """Returns lines of text that describe the content of a file.
 
     Args:
         path: The file.
 
     Raises:
-        UserError: If it cannot be read.
+        UserError: If the file cannot be read.
     """
     lengths: dict[str, list[int]] = {}
     tags: dict[str, Counter[str]] = {}
@@ -81,14 +81,14 @@ def summary(path: Path) -> list[str]:
 
 @_guarded
 def one_demo(path: Path, number: int) -> list[str]:
-    """Returns what one episode holds, in lines: tags, and the range of each array.
+    """Returns lines of text that describe one episode: its tags and the range of each array.
 
     Args:
         path: The file.
         number: N of ``demo_N``.
 
     Raises:
-        UserError: If it cannot be read.
+        UserError: If the episode cannot be read.
     """
     episode = read_demo(path, number)
     lines = [f"demo_{number} of {relative(path)}"]
@@ -103,19 +103,19 @@ def one_demo(path: Path, number: int) -> list[str]:
 
 
 def write_sheet(path: Path, out: Path, number: int | None = None) -> None:
-    """Writes a contact sheet, each row from an episode's first to its last step.
+    """Writes a contact sheet; each row runs from an episode's first to its last step.
 
     Args:
         path: The file.
-        out: The PNG.
-        number: N of ``demo_N``, then its pictures and, where it has them, its labels; without
-            it a few episodes, spread over the file.
+        out: The PNG file to write.
+        number: N of ``demo_N``: the sheet shows the images of this episode and, if it has any, its
+            pixel labels. With ``None`` it shows a few episodes, spread over the file.
 
     Raises:
-        UserError: If it cannot be read or has no pictures.
+        UserError: If the file cannot be read or has no images.
     """
     rows, title = _overview(path) if number is None else _strip(path, number)
-    from lib.media import PALETTE, contact_sheet  # matplotlib: only for those who want pictures
+    from lib.media import PALETTE, contact_sheet  # loads matplotlib only when needed
 
     if "labels" in rows:
         rows["labels"] = PALETTE[rows["labels"]]
@@ -126,7 +126,7 @@ def write_sheet(path: Path, out: Path, number: int | None = None) -> None:
 
 @_guarded
 def _overview(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Returns rows and title of a sheet of a few episodes."""
+    """Returns the rows and the title of a contact sheet of a few episodes."""
     with open_file(path) as file:
         count = len(file["data"])
     if not count:
@@ -141,7 +141,7 @@ def _overview(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 @_guarded
 def _strip(path: Path, number: int) -> tuple[dict[str, np.ndarray], str]:
-    """Returns rows and title of a sheet of one episode."""
+    """Returns the rows and the title of a contact sheet of one episode."""
     episode = read_demo(path, number, fields=("obs/image", "labels/segmentation"))
     columns = _columns(len(episode))
     rows = {"image": _film(path, number, episode)[columns]}
@@ -154,18 +154,18 @@ def _strip(path: Path, number: int) -> tuple[dict[str, np.ndarray], str]:
 
 
 def write_film(path: Path, out: Path, number: int = 0) -> None:
-    """Writes the pictures of an episode as MP4.
+    """Writes the images of an episode as an MP4 video.
 
     Args:
         path: The file.
-        out: The MP4.
+        out: The MP4 file to write.
         number: N of ``demo_N``.
 
     Raises:
-        UserError: If it cannot be read or has no pictures.
+        UserError: If the file cannot be read or has no images.
     """
     film = _film(path, number, read_demo(path, number, fields=("obs/image",)))
-    from lib.media import write_video  # the encoder: only for those who want a film
+    from lib.media import write_video  # loads the encoder only when needed
 
     write_video(out, film)
 
@@ -194,7 +194,7 @@ def _head(path: Path) -> list[str]:
 
 
 def _arrays(path: Path) -> list[str]:
-    """Returns a line for each array of the first demo; the others have the same ones."""
+    """Returns a line for each array of the first demo; the other demos have the same arrays."""
     lines = []
     with open_file(path) as file:
         legend = json.loads(file.attrs.get("legend", "{}"))

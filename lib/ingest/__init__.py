@@ -1,5 +1,5 @@
-"""Recordings of real and simulated robots, turned into episodes.
+"""Turns recordings of real and simulated robots into episodes.
 
-Every reader is a generator of ``lib.episode.Episode`` over a folder of recordings. One that cannot
-be used is named in a ``Report`` and does not stop the others.
+Every reader is a generator of ``lib.episode.Episode`` over a folder of recordings. A recording that
+cannot be used is listed in a ``Report`` and does not stop the others.
 """

@@ -1,4 +1,4 @@
-"""Finds the recordings in a folder, and names what lies there and is none."""
+"""Finds the recordings in a folder, and lists the other files with the reason."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 NOT_RECORDINGS = (".md", ".dvc", ".txt")
-"""Files that lie beside recordings without being meant as one."""
+"""Suffixes of files that may lie beside recordings and are ignored."""
 
 
 def find(
     folder: Path, suffixes: Sequence[str], bundle: str | None = None
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Returns the recordings in a folder and its subfolders, in a fixed order, and the others.
+    """Returns the recordings in a folder and its subfolders, and the paths that are no recordings.
 
-    Hidden files are passed over; links to files and folders are followed.
+    The order is fixed. Hidden files are ignored; links to files and folders are followed.
 
     Args:
-        folder: Need not exist.
-        suffixes: Of recordings, e.g. ``(".bag",)``.
-        bundle: A folder that holds a file of this name is one recording.
+        folder: Folder to search; it need not exist.
+        suffixes: Suffixes of recordings, e.g. ``(".bag",)``.
+        bundle: Name of a file; a folder that holds such a file is one recording.
 
     Returns:
-        Recordings that can at least be opened, and paths of anything else with the reason.
+        Recordings that are readable as files, and all other paths with the reason.
     """
     found: list[Path] = []
     others: list[tuple[Path, str]] = []
@@ -79,7 +79,7 @@ def _named_wrongly(path: Path) -> str | None:
 def _unreadable(
     path: Path, is_folder: bool, suffixes: Sequence[str], bundle: str | None
 ) -> str | None:
-    """Says what is wrong with a recording before it is opened, nothing for a promising one."""
+    """Returns what is wrong with a path before it is opened, or None if it may be a recording."""
     if not is_folder:
         if path.suffix not in suffixes:
             kinds = " or ".join(suffixes)
@@ -94,7 +94,7 @@ def _unreadable(
 
 
 def _is(question: Callable[[], bool]) -> bool:
-    """Asks the file system; what may not even be looked at counts as no."""
+    """Returns the answer of the file system, or False if the file system gives an error."""
     try:
         return question()
     except OSError:

@@ -1,4 +1,4 @@
-"""Camera messages as small square RGB pictures."""
+"""Converts camera messages to small square RGB images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from lib.ingest.report import UnusableError
 
-# Encodings of sensor_msgs/Image: bytes of a channel, channels, and which of them are R, G and B.
+# Encodings of sensor_msgs/Image: bytes per channel, number of channels, and the indices of the
+# channels R, G and B.
 # https://github.com/ros2/common_interfaces: sensor_msgs/include/sensor_msgs/image_encodings.hpp
 ENCODINGS: dict[str, tuple[int, int, list[int]]] = {
     "rgb8": (1, 3, [0, 1, 2]),
@@ -36,13 +37,13 @@ def colourfulness(message: Any) -> int:
 
 
 def decode(message: Any) -> np.ndarray:
-    """Returns the picture of a camera message, (H, W, 3) uint8 RGB.
+    """Returns the image of a camera message, (H, W, 3) uint8 RGB.
 
     Args:
         message: sensor_msgs/Image or CompressedImage.
 
     Raises:
-        UnusableError: If its encoding is not read or its data do not fit its size.
+        UnusableError: If its encoding is not supported or its data do not match its size.
     """
     return _compressed(message) if hasattr(message, "format") else _raw(message)
 
@@ -63,7 +64,8 @@ def _raw(message: Any) -> np.ndarray:
         )
     rows = data[: step * height].reshape(height, step)[:, :used]  # rows may be padded
     pixels = rows.reshape(height, width, channels, size)
-    # Of 16 bits the high ones: the scale is that of the sensor, not of the picture.
+    # Takes the high byte of 16-bit values: the brightness scale is the full range of the sensor
+    # and is not adapted to the single image.
     return pixels[..., 0 if message.is_bigendian else -1][..., rgb]
 
 
@@ -71,7 +73,7 @@ def _compressed(message: Any) -> np.ndarray:
     data = np.asarray(message.data, np.uint8).tobytes()
     try:
         image = imageio.imread(data, plugin="pillow", index=0)
-    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to.
+    except Exception as error:  # Broken bytes can raise any kind of error in Pillow.
         raise UnusableError(
             f"a compressed image ({message.format!r}, {len(data)} bytes) cannot be decoded: "
             f"{error.__cause__ or error}"
@@ -86,18 +88,18 @@ def _compressed(message: Any) -> np.ndarray:
         raise UnusableError(
             f"a compressed image ({message.format!r}) decodes to {image.dtype} pixels"
         )
-    # Grey, grey with opacity, RGB or RGB with opacity.
+    # The image is grey, grey with alpha, RGB or RGB with alpha.
     return image[..., :3] if image.shape[-1] >= 3 else image[..., [0, 0, 0]]
 
 
 def square(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns the middle square of a picture at another size, (size, size, 3) uint8.
+    """Returns the centre square of an image, resized to (size, size, 3) uint8.
 
     Each new pixel is the mean of the area it covers, so that fine texture does not alias.
 
     Args:
         image: (H, W, 3) uint8.
-        size: Pixels.
+        size: Width and height of the result, pixels.
     """
     height, width = image.shape[:2]
     side = min(height, width)

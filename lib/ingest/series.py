@@ -1,6 +1,6 @@
-"""Stamped samples, and their way onto one clock.
+"""Stores time-stamped samples and resamples them to one common clock.
 
-Time stamps are whole nanoseconds, as ROS has them: sums and comparisons are exact.
+Time stamps are whole nanoseconds, as in ROS, so that sums and comparisons are exact.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ NS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Series:
-    """Samples of one signal, in the order of their stamps, no stamp twice.
+    """Samples of one signal, in the order of their stamps; no stamp occurs twice.
 
     Attributes:
-        stamps: (N,) int64, ns.
-        values: (N, ...).
+        stamps: (N,) int64 time stamps, ns.
+        values: (N, ...) samples.
     """
 
     stamps: np.ndarray
@@ -28,10 +28,10 @@ class Series:
 
     @classmethod
     def of(cls, stamps: Sequence[int], values: Sequence[np.ndarray] | np.ndarray) -> Series:
-        """Builds a series of samples in any order.
+        """Builds a series from samples in any order.
 
-        Of samples with the same stamp the last one counts. A sample with NaN or infinity counts
-        as not taken: drivers send it where they know nothing.
+        If several samples have the same stamp, the last one counts. A sample with NaN or infinity
+        is left out, because drivers send it when they have no value.
 
         Args:
             stamps: N stamps, ns.
@@ -50,10 +50,10 @@ class Series:
         return len(self.stamps)
 
     def spans(self, max_gap_ns: int) -> np.ndarray:
-        """Returns where the signal is heard: (K, 2) first and last stamp, ns.
+        """Returns the intervals in which the signal is present: (K, 2) first and last stamp, ns.
 
         Args:
-            max_gap_ns: A longer silence splits.
+            max_gap_ns: Longest gap within an interval, ns; a longer gap splits it.
         """
         if not len(self):
             return np.zeros((0, 2), np.int64)
@@ -63,32 +63,32 @@ class Series:
         return np.stack([first, last], axis=1)
 
     def hold(self, ticks: np.ndarray) -> np.ndarray:
-        """Returns the latest sample at each tick, (T, ...); before the first one, the first.
+        """Returns the latest sample at each tick, (T, ...); the first sample for earlier ticks.
 
         Args:
-            ticks: (T,) int64, ns.
+            ticks: (T,) int64 times, ns.
         """
         index = np.searchsorted(self.stamps, ticks, side="right") - 1
         return self.values[np.maximum(index, 0)]
 
     def interpolate(self, ticks: np.ndarray) -> np.ndarray:
-        """Returns linear interpolation at each tick, (T, D); the ends are held.
+        """Returns the linear interpolation at each tick, (T, D); outside, the end values are held.
 
         Args:
-            ticks: (T,) int64, ns.
+            ticks: (T,) int64 times, ns.
         """
-        # Seconds since the epoch in nanoseconds exceed a float's 53 bits; since the first tick,
-        # they do not.
+        # Nanoseconds since the epoch exceed a float's 53 bits; nanoseconds since the first tick do
+        # not.
         at, known = (ticks - ticks[0]).astype(float), (self.stamps - ticks[0]).astype(float)
         columns = [np.interp(at, known, column) for column in self.values.T]
         return np.stack(columns, axis=1)
 
 
 def overlap(spans: Iterable[np.ndarray]) -> np.ndarray:
-    """Returns where all signals are heard, (K, 2), ns.
+    """Returns the intervals in which all signals are present, (K, 2) first and last stamp, ns.
 
     Args:
-        spans: For each of one or more signals, (K_i, 2) ordered, disjoint intervals.
+        spans: (K_i, 2) ordered, disjoint intervals for each of one or more signals.
     """
     common, *others = [one.tolist() for one in spans]
     for other in others:
@@ -106,15 +106,16 @@ def overlap(spans: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def clock(first: int, last: int, rate_hz: float) -> np.ndarray:
-    """Returns the ticks in ``[first, last]``, (T,) int64, ns; the first one is ``first``.
+    """Returns the ticks in ``[first, last]``, (T,) int64, ns; the first tick is ``first``.
 
     Args:
-        first: ns.
-        last: ns.
-        rate_hz: Ticks a second.
+        first: Start of the interval, ns.
+        last: End of the interval, ns.
+        rate_hz: Ticks per second.
     """
     period = NS / rate_hz
-    # The small share keeps the last tick where (last - first) / period is a rounding error short.
+    # The small addend keeps the last tick if a rounding error makes (last - first) / period too
+    # small.
     count = int((last - first) / period + 1e-6) + 1
     return first + np.rint(np.arange(count) * period).astype(np.int64)
 
@@ -124,7 +125,7 @@ def unit_actions(targets: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
 
     Args:
         targets: (T, A) in any unit.
-        scale: A number for all columns or (A,), at least the largest magnitude.
+        scale: One number for all columns, or (A,) numbers; at least the largest magnitude.
     """
-    # Division and rounding to float32 can pass 1 by one unit in the last place.
+    # Division and rounding to float32 can exceed 1 by one unit in the last place.
     return np.clip(targets / scale, -1, 1).astype(np.float32)

@@ -18,7 +18,7 @@ __all__ = ["dice_loss", "dynamics_loss", "focal_loss", "nt_xent", "sac"]
 
 
 def __getattr__(name: str) -> object:
-    """Load the submodule that is or defines ``name`` and return what the name stands for."""
+    """Loads the submodule that is or defines ``name`` and returns the named object."""
     if name == "sac":
         return import_module(f"{__name__}.sac")
     if name not in _HOME:
@@ -27,5 +27,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the lazy names along with the ones already loaded."""
+    """Lists the lazy names and the names that are already loaded."""
     return sorted({*globals(), *__all__})

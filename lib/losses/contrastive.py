@@ -10,31 +10,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.portable import matmul
+from lib.learning.portable import matmul
 
 
 def nt_xent(z1_ND: Tensor, z2_ND: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross-entropy between two views of each image.
+    """Computes the normalised temperature-scaled cross-entropy between two views of each image.
 
-    Every one of the 2N views has to pick the other view of its image among the 2N - 1 views that
-    are not itself, by cosine similarity over the temperature; the loss is the mean cross-entropy
-    of these 2N choices. It is symmetric in its two views and lies in nats: log(2N - 1) for
-    projections that cannot be told apart.
+    Each of the 2N views must identify the other view of its image among the 2N - 1 remaining views,
+    by cosine similarity divided by the temperature. The loss is the mean cross-entropy of these 2N
+    choices, in nats. It is symmetric in the two views. It is log(2N - 1) if all projections are
+    equal.
 
-    The projections are normalised here even though the projection head has done so already:
-    normalising twice changes nothing, and the loss cannot be fed raw vectors by accident.
+    The projections are normalised here even though the projection head has normalised them already.
+    Normalising twice changes nothing, and vectors that are not normalised cannot enter the loss by
+    accident.
 
     Args:
         z1_ND: Projections of the first view of each image.
-        z2_ND: Projections of the second view, row by row of the same images.
-        temperature: Divides the cosine similarities; above 0.
+        z2_ND: Projections of the second view of each image, in the same order.
+        temperature: Divisor of the cosine similarities; above 0.
 
     Returns:
-        A scalar, in full precision also under autocast: dividing by a small temperature would
-        magnify the rounding of a bfloat16 similarity.
+        A scalar, in full precision even under autocast, because dividing by a small temperature
+        would magnify the rounding error of a bfloat16 similarity.
 
     Raises:
-        ValueError: If the two are not matrices of one shape, or the temperature is not positive.
+        ValueError: If the projections are not two matrices of equal shape, or the temperature is
+            not positive.
     """
     if z1_ND.ndim != 2 or z1_ND.shape != z2_ND.shape:
         raise ValueError(
@@ -49,6 +51,6 @@ def nt_xent(z1_ND: Tensor, z2_ND: Tensor, temperature: float) -> Tensor:
         logits_MM = matmul(z_MD, z_MD.T) / temperature
         num_views = len(z_MD)
         itself_MM = torch.eye(num_views, dtype=torch.bool, device=z_MD.device)
-        # View i of the first half belongs to view i + N of the second, and the other way round.
+        # Rows i and i + N are the two views of image i, so each one is the target of the other.
         partner_M = torch.arange(num_views, device=z_MD.device).roll(num_views // 2)
         return F.cross_entropy(logits_MM.masked_fill(itself_MM, float("-inf")), partner_M)

@@ -17,30 +17,30 @@ def dynamics_loss(
     alpha: float,
     beta: float,
 ) -> dict[str, Tensor]:
-    """Forward-dynamics loss over the levels of a feature pyramid.
+    """Computes the forward-dynamics loss over the levels of a feature pyramid.
 
     L = alpha L_prediction + beta L_smoothness, where, averaged over the levels,
 
     * L_prediction is the mean squared error against the target with its gradient stopped, so
-      that the encoder cannot win by making its features easy to predict;
+      that an encoder cannot lower the loss by making its features easy to predict;
     * L_smoothness is the mean of (h_{t+1} - h_t)^2 over time, batch, channels and space.
 
-    Means stand where sums could, so that alpha and beta keep their meaning when the window, the
-    batch or the image changes.
+    The loss uses means instead of sums, so that alpha and beta keep their meaning when the window,
+    the batch size or the image size changes.
 
     Args:
         predicted: Predicted features of each level, any shape.
-        target: Features that came true, level by level of the same shapes.
+        target: Features of the frames that followed, in the shapes of ``predicted``.
         hidden: Hidden states of each level, (T, B, C, H, W) with T >= 2.
-        alpha: Weight of the prediction.
-        beta: Weight of the smoothness.
+        alpha: Weight of the prediction loss.
+        beta: Weight of the smoothness loss.
 
     Returns:
         Scalars under "total", "prediction" and "smoothness".
 
     Raises:
-        ValueError: If the numbers of levels or the shapes differ, or a hidden state has fewer
-            than two steps.
+        ValueError: If the numbers of levels or the shapes differ, or if a level has hidden states
+            of fewer than two time steps.
     """
     if not len(predicted) == len(target) == len(hidden) >= 1:
         raise ValueError(

@@ -1,8 +1,8 @@
 """Losses of the segmenter: focal and Dice for boundaries, cross-entropy for primitives.
 
-Every loss takes per-pixel weights: how far the label of each pixel is trusted (each segment's
-trust painted on its pixels). A pixel of weight 0 has no influence and no gradient, and scaling
-the weights of a batch scales neither the focal loss nor the cross-entropy.
+Every loss takes per-pixel weights, which state how far the label of each pixel is trusted. Each
+pixel has the trust of its segment. A pixel of weight 0 has no influence and no gradient. A common
+factor on all weights of a batch changes neither the focal loss nor the cross-entropy.
 
 Papers: Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv 1708.02002);
 Milletari et al. 2016, "V-Net" (Dice loss, arXiv 1606.04797).
@@ -18,7 +18,7 @@ DICE_SMOOTHING = 1.0  # pixels
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of ``values``, or ``sum(w * v) / sum(w)``; 0 where all weights are 0."""
+    """Computes the mean of ``values``, or ``sum(w * v) / sum(w)``; 0 if all weights are 0."""
     if weights is None:
         return values.mean()
     smallest = torch.finfo(values.dtype).tiny
@@ -28,16 +28,16 @@ def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
 def focal_loss(
     logits: Tensor, targets: Tensor, alpha: float, gamma: float, weights: Tensor | None = None
 ) -> Tensor:
-    """Binary focal loss, ``-alpha_t (1 - p_t)^gamma log p_t`` (Lin et al. 2017, equation 5).
+    """Computes the binary focal loss (Lin et al. 2017, equation 5).
 
-    This is torchvision's ``sigmoid_focal_loss`` with ``reduction="mean"``. With gamma 0 and
-    alpha 1/2 it is half the binary cross-entropy.
+    The loss is ``-alpha_t (1 - p_t)^gamma log p_t``. It equals torchvision's ``sigmoid_focal_loss``
+    with ``reduction="mean"``. With gamma 0 and alpha 1/2 it is half the binary cross-entropy.
 
     Args:
         logits: Any shape.
         targets: 0 or 1 in the shape of the logits, floating point.
         alpha: Weight of the positive class, in [0, 1]; the negative class has 1 - alpha.
-        gamma: How strongly well-classified pixels are played down; 0 or more.
+        gamma: Focusing exponent, which reduces the loss of well-classified pixels; 0 or more.
         weights: Trust in each target, 0 or more, in the shape of the logits.
 
     Returns:
@@ -55,16 +55,17 @@ def focal_loss(
 
 
 def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Soft Dice loss of each sample, averaged over the batch (after Milletari et al. 2016).
+    """Computes the mean over the batch of the soft Dice loss (after Milletari et al. 2016).
 
-    With p the sigmoid of the logits, sums over all pixels of a sample, and a smoothing of s = 1
-    pixel in numerator *and* denominator::
+    p is the sigmoid of the logits, sums run over all pixels of a sample, and a smoothing of s = 1
+    pixel is added to numerator *and* denominator::
 
         1 - (2 sum(w p t) + s) / (sum(w p) + sum(w t) + s)
 
-    So a sample without positives (or without trusted pixels) costs 0 when nothing is predicted
-    and still pushes false positives down. Libraries differ here: MONAI smooths alike but with
-    1e-5; segmentation-models-pytorch takes one sum over the batch and gives empty targets 0.
+    A sample without positives (or without trusted pixels) therefore has a loss of 0 if nothing is
+    predicted, and its loss still reduces false positives. Libraries differ in this case: MONAI
+    smooths in the same way but with 1e-5; segmentation-models-pytorch sums over the whole batch and
+    gives empty targets a loss of 0.
 
     Args:
         logits: (B, ...).
@@ -91,14 +92,14 @@ def primitive_loss(
     weights_BHW: Tensor | None = None,
     class_weights_C: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of the primitive class of each pixel.
+    """Computes the cross-entropy of the primitive class of each pixel.
 
     Args:
-        logits_BCHW: One logit a class.
+        logits_BCHW: One logit for each class.
         targets_BHW: Class indices, int64.
         weights_BHW: Trust in each target, 0 or more.
-        class_weights_C: Weight of the pixels of each class, as in ``torch.nn.CrossEntropyLoss``;
-            it multiplies the trust.
+        class_weights_C: Weight of the pixels of each class, as in ``torch.nn.CrossEntropyLoss``.
+            The trust is multiplied by this weight.
 
     Returns:
         The (weighted) mean in nats, a scalar.
@@ -106,7 +107,7 @@ def primitive_loss(
     if class_weights_C is not None:
         class_BHW = class_weights_C[targets_BHW]
         weights_BHW = class_BHW if weights_BHW is None else weights_BHW * class_BHW
-    # Picked by gather, not F.nll_loss: its two-dimensional form has no deterministic CUDA kernel.
+    # gather replaces F.nll_loss, because its two-dimensional form has no deterministic CUDA kernel.
     log_p_BCHW = F.log_softmax(logits_BCHW, dim=1)
     cross_entropy_BHW = -log_p_BCHW.gather(1, targets_BHW[:, None])[:, 0]
     return weighted_mean(cross_entropy_BHW, weights_BHW)
@@ -126,7 +127,7 @@ def segmentation_loss(
     lambda_boundary: float,
     lambda_primitive: float,
 ) -> dict[str, Tensor]:
-    """Whole loss of the segmenter.
+    """Computes the total loss of the segmenter.
 
     L_boundary = alpha L_focal + (1 - alpha) L_dice
     L_total = lambda_boundary L_boundary + lambda_primitive L_primitive
@@ -136,8 +137,8 @@ def segmentation_loss(
         primitive_logits_BCHW: Logits of the primitive classes.
         boundary_BHW: 1 on boundaries, else 0; any dtype.
         primitive_BHW: Class indices, int64.
-        weights_BHW: Trust in each pixel's labels, 0 or more; acts on every term.
-        class_weights_C: See ``primitive_loss``.
+        weights_BHW: Trust in each pixel's labels, 0 or more; applies to every term.
+        class_weights_C: Weight of the pixels of each class, see ``primitive_loss``.
         alpha: Share of the focal loss in the boundary loss, in [0, 1].
         gamma: Focusing parameter of the focal loss.
         focal_alpha: Weight of the positive class in the focal loss.
@@ -164,7 +165,7 @@ def segmentation_loss(
 
 
 def _require_same_shape(logits: Tensor, targets: Tensor, weights: Tensor | None) -> None:
-    """Raise where shapes would broadcast into something that nobody meant."""
+    """Raises ValueError if the shapes differ, because they could broadcast unnoticed."""
     for name, other in (("targets", targets), ("weights", weights)):
         if other is not None and other.shape != logits.shape:
             raise ValueError(f"{name} are {tuple(other.shape)}, logits {tuple(logits.shape)}")

@@ -19,12 +19,12 @@ __all__ = ["Backbone", "ConvGRU", "HydraActor", "HydraCritic", "UNet"]
 
 
 def __getattr__(name: str) -> object:
-    """Load the submodule that defines ``name`` and return its attribute."""
+    """Loads the submodule that defines ``name`` and returns the named class."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """List the lazy names along with the ones already loaded."""
+    """Lists the lazy names and the names that are already loaded."""
     return sorted({*globals(), *__all__})

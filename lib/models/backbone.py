@@ -1,4 +1,4 @@
-"""Vision backbone: a RegNet trunk under a BiFPN, and the two heads that train it.
+"""Vision backbone: a RegNet trunk, a BiFPN on top of it, and the two heads that train it.
 
 Papers: Radosavovic et al. 2020, "Designing Network Design Spaces" (RegNet, arXiv 2003.13678);
 Tan et al. 2020, "EfficientDet" (BiFPN, arXiv 1911.09070); Chen et al. 2020, "SimCLR" (projection
@@ -14,17 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.portable import Linear
+from lib.learning.portable import Linear
 
 LEVELS = ("p3", "p4", "p5")  # strides 8, 16 and 32
 
-# Image intensities in [0, 1] are centred alike in every channel: rendered scenes do not share the
-# colour statistics of photographs. The stem's normalisation sees to the scale.
+# The same mean is subtracted in every channel of an image in [0, 1], because rendered scenes do not
+# share the colour statistics of photographs. The stem's batch normalisation adjusts the scale.
 IMAGE_MEAN = 0.5
 
 
 class TrunkShape(NamedTuple):
-    """Stride and channels of the stem, channels and blocks of the stages, channels of a group."""
+    """Shape of a RegNet trunk.
+
+    Attributes:
+        stem_stride: Stride of the stem.
+        stem: Channels of the stem.
+        widths: Channels of each stage.
+        depths: Number of blocks of each stage.
+        group_width: Channels of one convolution group.
+    """
 
     stem_stride: int
     stem: int
@@ -36,16 +44,16 @@ class TrunkShape(NamedTuple):
 def regnet_widths(
     depth: int, w0: float, wa: float, wm: float, group_width: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Quantised linear widths of a RegNet (Radosavovic et al. 2020, equations 2 to 4).
+    """Computes the quantised linear widths of a RegNet (Radosavovic et al. 2020, equations 2 to 4).
 
-    Block j wants ``w0 + wa * j`` channels. That is rounded to the nearest ``w0 * wm**k`` with an
-    integer k, then to a multiple of 8; blocks of equal width form a stage. Last, each width is
-    rounded to a multiple of ``group_width``, so that the groups divide it.
+    The ideal width of block j is ``w0 + wa * j`` channels. It is rounded to the nearest
+    ``w0 * wm**k`` with an integer k, then to a multiple of 8. Blocks of equal width form a stage.
+    Finally, each width is rounded to a multiple of ``group_width``, so that the groups divide it.
 
     Args:
         depth: Number of blocks over all stages.
         w0: Width of the first block, in channels.
-        wa: Slope of the width, in channels a block.
+        wa: Slope of the width, in channels per block.
         wm: Ratio of the widths of neighbouring stages.
         group_width: Channels of one convolution group.
 
@@ -67,14 +75,14 @@ def regnet_widths(
 
 
 def trunk_shape(size: str, block: str) -> TrunkShape:
-    """Shape of a named trunk.
+    """Returns the shape of a named trunk.
 
     Args:
-        size: "tiny" and "small" are sized for processors; "400MF" is the published RegNet.
+        size: "tiny" and "small" are sized for CPUs; "400MF" is the published RegNet.
         block: "X", or "Y" for blocks with squeeze-excitation.
 
     Returns:
-        The shape; its group width divides every width.
+        The shape. Its group width divides every width.
 
     Raises:
         ValueError: If the size or the block is unknown.
@@ -82,7 +90,8 @@ def trunk_shape(size: str, block: str) -> TrunkShape:
     if block not in ("X", "Y"):
         raise ValueError(f"unknown block {block!r}: choose 'X' or 'Y'")
     if size == "tiny":
-        # A first stage at half of the resolution would take half of the time of a training step.
+        # The stem has stride 4, because a first stage at half of the image resolution would take
+        # half of the time of a training step.
         return TrunkShape(4, 24, (24, 48, 96, 144), (1, 1, 3, 1), 24)
     if size == "small":
         return TrunkShape(2, 32, (32, 64, 128, 256), (1, 2, 4, 2), 16)
@@ -96,7 +105,7 @@ def trunk_shape(size: str, block: str) -> TrunkShape:
 def conv_norm(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """Convolution without bias, "same" padding, and batch normalisation."""
+    """Builds a convolution without bias and with "same" padding, then batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -104,16 +113,16 @@ def conv_norm(
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gates from the global average (Hu et al. 2018, arXiv 1709.01507)."""
+    """Channel gates computed from the global average (Hu et al. 2018, arXiv 1709.01507)."""
 
     def __init__(self, channels: int, squeezed: int):
-        """Gate ``channels`` through a bottleneck of ``squeezed`` channels."""
+        """Builds gates for ``channels`` channels with a bottleneck of ``squeezed`` channels."""
         super().__init__()
         self.squeeze = nn.Conv2d(channels, squeezed, 1)
         self.excite = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Scale each channel by its gate in (0, 1)."""
+        """Scales each channel by its gate in (0, 1)."""
         gates_BC11 = self.squeeze(x_BCHW.mean((2, 3), keepdim=True)).relu()
         return x_BCHW * self.excite(gates_BC11).sigmoid()
 
@@ -122,15 +131,15 @@ class RegNetBlock(nn.Module):
     """Residual block of bottleneck ratio 1: 1x1, grouped 3x3, [squeeze-excite], 1x1."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, group_width: int, excite: bool):
-        """Build the block.
+        """Builds the block.
 
         Args:
-            inputs: Channels coming in.
-            outputs: Channels going out; a multiple of ``group_width``.
+            inputs: Number of input channels.
+            outputs: Number of output channels; a multiple of ``group_width``.
             stride: Stride of the grouped convolution.
             group_width: Channels of one group.
-            excite: Whether this is a Y block. Its squeezed width is a quarter of ``inputs``,
-                as in the paper's code, not of the block's own width.
+            excite: Whether this is a Y block. The squeezed width is a quarter of ``inputs``, as in
+                the paper's code, and not a quarter of the block's own width ``outputs``.
         """
         super().__init__()
         self.expand = conv_norm(inputs, outputs, 1)
@@ -141,7 +150,7 @@ class RegNetBlock(nn.Module):
         self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Map (B, inputs, H, W) to (B, outputs, H/stride, W/stride)."""
+        """Maps (B, inputs, H, W) to (B, outputs, H/stride, W/stride)."""
         y_BCHW = F.relu(self.expand(x_BCHW), inplace=True)
         y_BCHW = self.excite(F.relu(self.spatial(y_BCHW), inplace=True))
         return F.relu(self.shortcut(x_BCHW) + self.project(y_BCHW), inplace=True)
@@ -151,14 +160,14 @@ class Fusion(nn.Module):
     """One BiFPN node: fast normalised fusion, then a depthwise-separable convolution."""
 
     def __init__(self, num_inputs: int, channels: int):
-        """Fuse ``num_inputs`` maps of ``channels`` channels."""
+        """Builds a node that fuses ``num_inputs`` maps of ``channels`` channels."""
         super().__init__()
         self.weights = nn.Parameter(torch.ones(num_inputs))
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.pointwise = conv_norm(channels, channels, 1)
 
     def forward(self, *maps_BCHW: Tensor) -> Tensor:
-        """Return ``conv(silu(sum relu(w_i) x_i / (sum relu(w_j) + 1e-4)))``."""
+        """Returns ``conv(silu(sum relu(w_i) x_i / (sum relu(w_j) + 1e-4)))``."""
         weights = self.weights.relu()
         weights = weights / (weights.sum() + 1e-4)
         fused_BCHW = sum(w * x for w, x in zip(weights, maps_BCHW, strict=True))
@@ -168,13 +177,13 @@ class Fusion(nn.Module):
 class BiFPNLayer(nn.Module):
     """One top-down and bottom-up pass over P3, P4 and P5.
 
-    With three levels only P4 is an inner node: it is fused twice, the second time from three
-    inputs, while the outputs at P3 and P5 are fused from two. Maps grow by nearest neighbour and
-    shrink by max-pooling.
+    With three levels, only P4 is an inner node. It is fused twice, the second time from three
+    inputs. The outputs at P3 and P5 are each fused once, from two inputs. Maps are enlarged by
+    nearest-neighbour interpolation and reduced by max-pooling.
     """
 
     def __init__(self, channels: int):
-        """Build the four nodes."""
+        """Builds the four nodes."""
         super().__init__()
         self.p4_down = Fusion(2, channels)
         self.p3_out = Fusion(2, channels)
@@ -182,7 +191,7 @@ class BiFPNLayer(nn.Module):
         self.p5_out = Fusion(2, channels)
 
     def forward(self, p3: Tensor, p4: Tensor, p5: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map three levels (B, C, H, W) to three levels of the same shapes."""
+        """Maps three levels (B, C, H, W) to three levels of the same shapes."""
         p4_down = self.p4_down(p4, F.interpolate(p5, p4.shape[-2:]))
         p3_out = self.p3_out(p3, F.interpolate(p4_down, p3.shape[-2:]))
         p4_out = self.p4_out(p4, p4_down, F.max_pool2d(p3_out, 3, 2, 1))
@@ -191,7 +200,7 @@ class BiFPNLayer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """RegNet trunk and BiFPN: an image becomes three maps of equal channels.
+    """RegNet trunk and BiFPN: maps an image to three feature maps with equal channel counts.
 
     Attributes:
         channels: Channels of each level, e.g. ``{"p3": 48, "p4": 48, "p5": 48}``.
@@ -204,13 +213,13 @@ class Backbone(nn.Module):
         pyramid_channels: int = 48,
         bifpn_layers: int = 1,
     ):
-        """Build the network.
+        """Builds the network.
 
         Args:
-            size: Shape of the trunk, see ``trunk_shape``.
+            size: Name of the trunk's size, see ``trunk_shape``.
             block: "X", or "Y" for squeeze-excitation.
             pyramid_channels: Channels of every level.
-            bifpn_layers: How often the BiFPN runs over the levels.
+            bifpn_layers: Number of BiFPN layers that follow each other.
 
         Raises:
             ValueError: If the size or the block is unknown.
@@ -234,7 +243,7 @@ class Backbone(nn.Module):
         self.bifpn = nn.ModuleList(BiFPNLayer(pyramid_channels) for _ in range(bifpn_layers))
 
     def forward(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """Compute the pyramid.
+        """Computes the feature pyramid of images.
 
         Args:
             images_B3HW: RGB intensities in [0, 1], floating point.
@@ -258,12 +267,12 @@ class ProjectionHead(nn.Module):
     """SimCLR's projection g(h): linear, ReLU, linear, then L2 normalisation."""
 
     def __init__(self, in_features: int, hidden: int, out: int):
-        """Build the head.
+        """Builds the head.
 
         Args:
-            in_features: Features of one image.
+            in_features: Number of features of one image.
             hidden: Width of the hidden layer.
-            out: Dimensions of the sphere's space.
+            out: Dimensions of the projection.
         """
         super().__init__()
         self.layers = nn.Sequential(
@@ -271,22 +280,23 @@ class ProjectionHead(nn.Module):
         )
 
     def forward(self, features_BD: Tensor) -> Tensor:
-        """Map (B, in_features) to (B, out) of unit L2 norm."""
+        """Maps (B, in_features) to (B, out) of unit L2 norm."""
         return F.normalize(self.layers(features_BD), dim=1)
 
 
 class ReconstructionHead(nn.Module):
-    """Decode a map to an image of eight times its height and width by pixel shuffling.
+    """Decodes a map to an image of eight times its height and width by pixel shuffling.
 
-    From P4 (stride 16) that is the input image at half its resolution: 6x6 to 48x48.
+    From P4 (stride 16), the result is the input image at half of its resolution: 6x6 to 48x48.
     """
 
     def __init__(self, in_channels: int, width: int = 32):
-        """Build the head.
+        """Builds the head.
 
         Args:
             in_channels: Channels of the map.
-            width: Channels after the first doubling; the second leaves half of them.
+            width: Channels after the first doubling of the resolution; the second doubling leaves
+                half as many.
         """
         super().__init__()
         self.layers = nn.Sequential(
@@ -301,5 +311,5 @@ class ReconstructionHead(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Map (B, in_channels, H, W) to RGB in (0, 1), (B, 3, 8H, 8W)."""
+        """Maps (B, in_channels, H, W) to RGB in (0, 1), (B, 3, 8H, 8W)."""
         return self.layers(x_BCHW).sigmoid()

@@ -1,9 +1,9 @@
-"""Spatial RNN: a convolutional GRU a pyramid level, with action-conditioned prediction.
+"""Spatial RNN: one convolutional GRU per pyramid level, with action-conditioned prediction.
 
 Paper: Ballas et al. 2016, "Delving Deeper into Convolutional Networks for Learning Video
 Representations" (ConvGRU, arXiv 1511.06432); the gates follow Cho et al. 2014 (arXiv 1406.1078).
 
-With z_t the features of a level, a_t the action taken on seeing them, and a_{-1} = 0::
+z_t are the features of a level, a_t is the action taken after observing them, and a_{-1} = 0::
 
     h_t      = cell([z_t, a_{t-1}], h_{t-1})
     z^_{t+1} = z_t + residual([h_t, a_t])
@@ -18,28 +18,28 @@ from torch import Tensor, nn
 
 
 def append_action(maps: Tensor, action: Tensor) -> Tensor:
-    """Concatenate (..., C, H, W) maps with (..., A) actions spread over space."""
+    """Concatenates (..., C, H, W) maps with (..., A) actions that are repeated at every pixel."""
     height, width = maps.shape[-2:]
     planes = action.to(maps.dtype)[..., None, None].expand(*action.shape, height, width)
     return torch.cat([maps, planes], dim=-3)
 
 
 class ConvGRUCell(nn.Module):
-    """One convolutional GRU cell, the reset gate *before* the candidate's convolution.
+    """One convolutional GRU cell, with the reset gate *before* the candidate's convolution.
 
-    With * the convolution and . the product of elements::
+    In these equations, * is the convolution and . is the element-wise product::
 
         u  = sigmoid(W_u * x + U_u * h + b_u)
         r  = sigmoid(W_r * x + U_r * h + b_r)
         h~ = tanh(W_c * x + U_c * (r . h) + b_c)
         h' = (1 - u) . h + u . h~
 
-    ``torch.nn.GRUCell`` differs twice: it resets after the product with U_c, and its update gate
-    keeps the old state where this one takes the new.
+    ``torch.nn.GRUCell`` differs in two ways. It applies the reset gate after the product with U_c,
+    and its update gate weights the old state where this cell's update gate weights the candidate.
     """
 
     def __init__(self, input_channels: int, hidden_channels: int, kernel_size: int = 3):
-        """Build the cell.
+        """Builds the cell.
 
         Args:
             input_channels: Channels of x.
@@ -48,8 +48,8 @@ class ConvGRUCell(nn.Module):
         """
         super().__init__()
         padding = kernel_size // 2
-        # W_u, W_r and W_c in one convolution: it needs no state, so a whole sequence can go
-        # through it at once, and the loop over time is left with U alone.
+        # One convolution holds W_u, W_r and W_c. It needs no hidden state, so it can process a
+        # whole sequence at once. Only the convolutions with U remain in the loop over time.
         self.input = nn.Conv2d(input_channels, 3 * hidden_channels, kernel_size, padding=padding)
         self.gates = nn.Conv2d(
             hidden_channels, 2 * hidden_channels, kernel_size, padding=padding, bias=False
@@ -59,11 +59,11 @@ class ConvGRUCell(nn.Module):
         )
 
     def project_inputs(self, x_BCHW: Tensor) -> Tensor:
-        """Input's share of update gate, reset gate and candidate, (B, 3 * hidden, H, W)."""
+        """Returns the input's part of both gates and the candidate, (B, 3 * hidden, H, W)."""
         return self.input(x_BCHW)
 
     def step(self, projected_BCHW: Tensor, h_BCHW: Tensor) -> Tensor:
-        """Next hidden state from ``project_inputs(x)`` and the hidden state."""
+        """Returns the next hidden state from ``project_inputs(x)`` and the hidden state."""
         u_input, r_input, c_input = projected_BCHW.chunk(3, dim=1)
         u_hidden, r_hidden = self.gates(h_BCHW).chunk(2, dim=1)
         u = (u_input + u_hidden).sigmoid()
@@ -72,12 +72,12 @@ class ConvGRUCell(nn.Module):
         return (1 - u) * h_BCHW + u * candidate
 
     def forward(self, x_BCHW: Tensor, h_BCHW: Tensor) -> Tensor:
-        """Next hidden state from the input and the hidden state."""
+        """Returns the next hidden state from the input and the hidden state."""
         return self.step(self.project_inputs(x_BCHW), h_BCHW)
 
 
 class ConvGRU(nn.Module):
-    """Recurrent forward model of a feature pyramid; its levels do not mix.
+    """Recurrent forward model of a feature pyramid, which processes each level separately.
 
     Attributes:
         levels: Channels of each level's features.
@@ -86,10 +86,10 @@ class ConvGRU(nn.Module):
     """
 
     def __init__(self, levels: Mapping[str, int], action_dim: int, hidden_channels: int):
-        """Build a cell and a predictor for each level.
+        """Builds a cell and a predictor for each level.
 
         Args:
-            levels: Channels by name, e.g. ``{"p4": 48, "p5": 48}``.
+            levels: Channels by level name, e.g. ``{"p4": 48, "p5": 48}``.
             action_dim: Dimensions of an action.
             hidden_channels: Channels of each hidden state.
         """
@@ -102,8 +102,8 @@ class ConvGRU(nn.Module):
         for name, channels in self.levels.items():
             self.cells[name] = ConvGRUCell(channels + action_dim, hidden_channels)
             last = nn.Conv2d(hidden_channels, channels, 3, padding=1)
-            # A residual of zero predicts that nothing changes: training starts from persistence,
-            # the baseline it has to beat.
+            # A residual of zero predicts that nothing changes. Training therefore starts from
+            # persistence, the baseline that it has to beat.
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self.residuals[name] = nn.Sequential(
@@ -118,15 +118,15 @@ class ConvGRU(nn.Module):
         sizes: Mapping[str, tuple[int, int]],
         device: torch.device | str | None = None,
     ) -> dict[str, Tensor]:
-        """Hidden state before the first frame: zeros.
+        """Returns the hidden state before the first frame, which is zero.
 
         Args:
             batch: Number of sequences.
             sizes: Height and width of each level.
-            device: Where the state lives; by default where the parameters do.
+            device: Device of the state; by default the device of the parameters.
 
         Returns:
-            (B, hidden, H, W) for each level.
+            Hidden states (B, hidden, H, W) of each level.
         """
         parameter = next(self.parameters())
         return {
@@ -139,11 +139,11 @@ class ConvGRU(nn.Module):
     def observe(
         self, z: Mapping[str, Tensor], previous_action_BA: Tensor, h: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Take in a frame.
+        """Updates the hidden state with a frame.
 
         Args:
             z: Features (B, C, H, W) of each level.
-            previous_action_BA: Action that led to the frame; zeros for a first frame.
+            previous_action_BA: Action that led to the frame; zeros for the first frame.
             h: Hidden state of each level.
 
         Returns:
@@ -157,12 +157,12 @@ class ConvGRU(nn.Module):
     def predict(
         self, z: Mapping[str, Tensor], action_BA: Tensor, h: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Predict the next frame.
+        """Predicts the features of the next frame.
 
         Args:
             z: Features (B, C, H, W) of each level.
-            action_BA: Action taken on seeing them.
-            h: Hidden state of each level, after ``observe`` took in the features.
+            action_BA: Action taken after observing the features.
+            h: Hidden state of each level, after ``observe`` has processed the features.
 
         Returns:
             Predicted features (B, C, H, W) of each level.
@@ -175,21 +175,21 @@ class ConvGRU(nn.Module):
     def rollout(
         self, z: Mapping[str, Tensor], actions_TBA: Tensor, warmup: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Run over sequences: on real frames first, then on the model's own predictions.
+        """Runs over sequences: first on real frames, then open loop on its own predictions.
 
         Args:
             z: Real features (T, B, C, H, W) of each level.
-            actions_TBA: Action taken on each frame; the last one is not used.
-            warmup: Number of leading frames that are real (teacher forcing), at least 1. From
-                T - 1 on, every prediction rests on real frames.
+            actions_TBA: Action taken after each frame; the last action is not used.
+            warmup: Number of leading frames that are real (teacher forcing), at least 1. If it is
+                T - 1 or more, every prediction is based on real frames.
 
         Returns:
-            Predictions (T - 1, B, C, H, W) of each level, where entry t is about frame t + 1,
-            and hidden states (T, B, hidden, H, W), where entry t has taken in frame t.
+            Predictions (T - 1, B, C, H, W) of each level, where entry t predicts frame t + 1, and
+            hidden states (T, B, hidden, H, W), where entry t is the state after frame t.
 
         Raises:
-            ValueError: If ``warmup`` is below 1, there are fewer than two frames, or there are
-                not as many frames as actions.
+            ValueError: If ``warmup`` is below 1, there are fewer than two frames, or the numbers of
+                frames and actions differ.
         """
         steps = len(actions_TBA)
         if warmup < 1:
@@ -208,7 +208,7 @@ class ConvGRU(nn.Module):
     def _rollout_level(
         self, name: str, z: Tensor, action: Tensor, previous: Tensor, warmup: int
     ) -> tuple[Tensor, Tensor]:
-        """Run one level over (T, B, C, H, W) features; see ``rollout``."""
+        """Runs one level over (T, B, C, H, W) features; see ``rollout``."""
         cell, residual = self.cells[name], self.residuals[name]
         steps, batch, _, *size = z.shape
         real = z[:warmup]
@@ -219,7 +219,7 @@ class ConvGRU(nn.Module):
         for x in projected:
             h = cell.step(x, h)
             hidden.append(h)
-        # Nothing feeds back during the warm-up, so its predictions need one call as well.
+        # No prediction is fed back during the warm-up, so one call computes all its predictions.
         known = min(warmup, steps - 1)
         inputs = append_action(torch.stack(hidden[:known]), action[:known]).flatten(0, 1)
         predictions = list(z[:known] + residual(inputs).unflatten(0, (known, batch)))

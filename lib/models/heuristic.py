@@ -1,20 +1,20 @@
 """Segmenter without learning: colour, geometry and connected components.
 
-It has the outputs of the U-Net and serves where that one is switched off or has not earned its
-place, and it labels real recordings. Colours tell most primitives of the drawer scene apart; where
-they do not, geometry does:
+It predicts the same primitives as the U-Net. It is used if the U-Net is switched off or is not
+accurate enough on held-out episodes, and it labels real recordings. Colour separates most
+primitives of the drawer scene. Geometry separates the others:
 
-- Palm and arm are the same red. The palm hangs at the arm's lower end, so the gripper is what
-  lies in a window around the lowest red pixels.
-- Claw, handle and the top of the wall are white. The wall is the largest and gives the brightness
-  that the others are compared with; the claw hangs in the left part of the gripper's window, the
-  handle is below the lid and touches something green.
+- Palm and arm are the same red. The palm hangs at the arm's lower end, so the gripper is searched
+  for in a window around the lowest red pixels.
+- Claw, handle and the top of the wall are white. The wall is the largest of them, and the
+  brightness of the other two is compared with it. The claw hangs in the left part of the gripper's
+  window. The handle is below the lid and touches a green region.
 - Case and drawer are the same green. The right-hand corner of the case's lid is the origin of a
-  fixed outline of the drawer's front, whose lower edge moves with the drawer.
+  fixed outline of the drawer's front. The lower edge of this outline moves with the drawer.
 
-Every rule compares a pixel with others of its picture, so that another light changes little.
-Lengths are shares of the picture, measured for the camera of the drawer task; other pictures get
-an answer too, a poor one.
+The rules compare a pixel with other pixels of the same picture, so a change of light has little
+effect. Lengths are shares of the picture size, measured for the camera of the drawer task. Other
+pictures get labels too, but poor ones.
 
 Array suffixes: B batch, H height, W width, 3 colour channels (RGB).
 """
@@ -30,26 +30,26 @@ from lib.episode import PRIMITIVES
 
 BACKGROUND, TABLE, ARM, GRIPPER, DRAWER_CASE, DRAWER, HANDLE = range(len(PRIMITIVES))
 
-# Connected within a picture, never from one picture of the batch to the next.
+# Connects pixels within a picture, never pixels of different pictures of the batch.
 IN_PLANE = np.zeros((3, 3, 3), bool)
 IN_PLANE[1] = True
 
-# Frames worked on at once: bounds the memory of a long episode.
+# Number of frames processed at once. It bounds the memory that a long episode needs.
 CHUNK = 64
 
 
 def boundary_of(primitives: np.ndarray) -> np.ndarray:
-    """Says which pixels lie on a boundary: the definition for targets, metrics and predictions.
+    """Returns which pixels lie on a boundary; used for targets, metrics and predictions.
 
-    A pixel is a boundary if the one to its left, right, above or below (4-neighbourhood) is of
-    another primitive. So a boundary is two pixels wide, one on either side, and the rim of the
-    picture is none.
+    A pixel lies on a boundary if its left, right, upper or lower neighbour (4-neighbourhood)
+    belongs to another primitive. A boundary is therefore two pixels wide, with one pixel on either
+    side. The rim of the picture is not a boundary.
 
     Args:
-        primitives: (..., H, W) class indices.
+        primitives: Class indices, (..., H, W).
 
     Returns:
-        (..., H, W) bool.
+        Boundary mask, (..., H, W) bool.
     """
     boundary = np.zeros(primitives.shape, bool)
     vertical = primitives[..., 1:, :] != primitives[..., :-1, :]
@@ -65,23 +65,24 @@ def boundary_of(primitives: np.ndarray) -> np.ndarray:
 class HeuristicSegmenter:
     """Segments pictures of the drawer scene by rules.
 
-    Lengths are shares of the picture: of W to the right, of H downwards.
+    Horizontal lengths are shares of W, positive to the right. Vertical lengths are shares of H,
+    positive downwards.
 
     Attributes:
-        saturation: Ratio of green to the other channels from which a pixel is green.
+        saturation: Ratio of green to the other channels above which a pixel counts as green.
         palm_up: Height of the palm above the lowest red pixel.
-        palm_down: Reach of the claws below it.
-        claw_share: Left part of the gripper's window that the white claw hangs in.
-        claw_white: Brightness of the claw over that of the wall, at least.
-        handle_white: Brightness of the handle over that of the wall, at least.
+        palm_down: Reach of the claws below the lowest red pixel.
+        claw_share: Share of the gripper's window, from the left, that can contain the white claw.
+        claw_white: Smallest ratio of the claw's brightness to the wall's brightness.
+        handle_white: Smallest ratio of the handle's brightness to the wall's brightness.
         front_right: Right edge of the drawer's front, from the corner of the lid.
-        front_left: Left edge of the case, from the corner.
-        front_top: Upper edge of the front at ``front_left``, from the corner.
-        front_bottom: Lower edge of the closed drawer at ``front_left``, from the corner.
-        front_slope: Of both edges, down to the right.
-        case_bottom: Lower edge of the case at ``front_left``; only an open drawer is below it.
-        pull_slope: How far the drawer's lower edge sinks for each share it protrudes.
-        smallest: Smallest area that is part of something.
+        front_left: Left edge of the case, from the corner of the lid.
+        front_top: Upper edge of the front at ``front_left``, from the corner of the lid.
+        front_bottom: Lower edge of the closed drawer at ``front_left``, from the corner of the lid.
+        front_slope: Slope of the upper and the lower edge of the front, downwards to the right.
+        case_bottom: Lower edge of the case at ``front_left``; only an open drawer reaches below it.
+        pull_slope: Ratio of how far the drawer's lower edge sinks to how far the drawer protrudes.
+        smallest: Smallest area of a component that is kept, as a share of the picture.
     """
 
     saturation: float = 1.2
@@ -103,10 +104,10 @@ class HeuristicSegmenter:
         """Classifies every pixel.
 
         Args:
-            images_BHW3: uint8 RGB, of any size.
+            images_BHW3: RGB pictures of any size, uint8.
 
         Returns:
-            (B, H, W) uint8 indices into ``lib.episode.PRIMITIVES``.
+            Indices into ``lib.episode.PRIMITIVES``, (B, H, W) uint8.
 
         Raises:
             ValueError: If the pictures are not uint8 (B, H, W, 3).
@@ -120,14 +121,6 @@ class HeuristicSegmenter:
                 labels[start : start + CHUNK] = self._chunk(images[start : start + CHUNK])
         return labels
 
-    def boundaries(self, primitives_BHW: np.ndarray) -> np.ndarray:
-        """Returns the boundaries of primitives, (B, H, W) bool; see ``boundary_of``.
-
-        Args:
-            primitives_BHW: Class indices.
-        """
-        return boundary_of(primitives_BHW)
-
     def _chunk(self, images: np.ndarray) -> np.ndarray:
         red, green, blue = np.moveaxis(images.astype(np.float32), -1, 0)
         highest, lowest = images.max(-1), images.min(-1)
@@ -140,7 +133,8 @@ class HeuristicSegmenter:
         window, claw = self._gripper_windows(reddish)
         below_lid, front = self._drawer_windows(greenish)
 
-        # From the back to the front: what comes later hides what came before.
+        # Labels are painted from the back of the scene to the front, so later labels cover earlier
+        # labels.
         labels = np.where(brown, TABLE, BACKGROUND).astype(np.uint8)
         labels[greenish] = DRAWER_CASE
         labels[greenish & front] = DRAWER
@@ -153,7 +147,7 @@ class HeuristicSegmenter:
         return labels
 
     def _clean(self, mask: np.ndarray) -> np.ndarray:
-        """Drops components too small to be part of anything."""
+        """Removes components that are too small to be part of an object."""
         components, count = ndimage.label(mask, IN_PLANE)
         sizes = np.bincount(components.ravel(), minlength=count + 1)
         keep = sizes >= max(1, self.smallest * mask[0].size)
@@ -161,7 +155,7 @@ class HeuristicSegmenter:
         return keep[components]
 
     def _touching(self, mask: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Keeps the components of ``mask`` that come near ``other``."""
+        """Keeps the components of ``mask`` that touch or overlap ``other``."""
         components, count = ndimage.label(mask, IN_PLANE)
         near = ndimage.binary_dilation(other, IN_PLANE)
         keep = np.zeros(count + 1, bool)
@@ -170,7 +164,7 @@ class HeuristicSegmenter:
         return keep[components]
 
     def _gripper_windows(self, reddish: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Says where gripper and white claw can be, both (B, H, W)."""
+        """Returns where the gripper and the white claw can be, both (B, H, W)."""
         height, width = reddish.shape[1:]
         row, column = np.arange(height)[None, :, None], np.arange(width)[None, None, :]
         lowest = np.where(reddish, row, -1).max((1, 2), keepdims=True)
@@ -182,7 +176,7 @@ class HeuristicSegmenter:
         return window, window & (column <= left + self.claw_share * (right - left))
 
     def _drawer_windows(self, greenish: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Says what is below the lid and where the drawer can be, both (B, H, W)."""
+        """Returns which pixels are below the lid and where the drawer can be, both (B, H, W)."""
         height, width = greenish.shape[1:]
         row, column = np.arange(height)[None, :, None], np.arange(width)[None, None, :]
         corner_x = np.where(greenish, column, -1).max((1, 2), keepdims=True)
@@ -199,7 +193,7 @@ class HeuristicSegmenter:
 
 
 def _masked_median(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Median of the masked uint8 values of each picture, (B, 1, 1); 0 where none is masked."""
+    """Returns the median of each picture's masked uint8 values, (B, 1, 1); 0 if none is masked."""
     counts = np.stack([np.bincount(v[m], minlength=256) for v, m in zip(values, mask, strict=True)])
     cumulative = counts.cumsum(1)
     return (2 * cumulative > cumulative[:, -1:]).argmax(1)[:, None, None]

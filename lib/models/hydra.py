@@ -1,8 +1,9 @@
-"""Policy networks: an actor and an ensemble of vector critics, with one head a skill.
+"""Policy networks: an actor and an ensemble of vector critics, with one head for each skill.
 
-Observation and condition (econ signals, novelty, preference weights) run through a shared trunk;
-the skill mode of each sample picks the head that answers. Every head is computed for every sample
-and the right one gathered: the heads are small, and that needs no loop over samples or skills.
+Observation and condition (econ signals, novelty, preference weights) pass through a shared trunk.
+The skill of each sample selects the head that gives its output. Every head is computed for every
+sample, and the output of the selected head is gathered. The heads are small, and this way needs no
+loop over samples or skills.
 
 Papers: Haarnoja et al. 2018, "Soft Actor-Critic" (squashed Gaussian, appendix C, arXiv
 1801.01290); Hiraoka et al. 2022, "Dropout Q-Functions for Doubly Efficient Reinforcement
@@ -19,41 +20,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.portable import Linear, product, takes
+from lib.learning.portable import Linear, product, takes
 
 # Bounds of the Gaussian's log standard deviation, as in Spinning Up and CleanRL.
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
 class EnsembleLinear(nn.Module):
-    """N linear layers of one shape side by side, each initialised like ``torch.nn.Linear``."""
+    """N parallel linear layers of equal shape, each initialised like ``torch.nn.Linear``."""
 
     def __init__(self, num: int, inputs: int, outputs: int):
-        """Build ``num`` layers from ``inputs`` to ``outputs`` features."""
+        """Builds ``num`` layers from ``inputs`` to ``outputs`` features."""
         super().__init__()
         bound = 1 / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(num, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(num, 1, outputs).uniform_(-bound, bound))
 
     def forward(self, x_NBI: Tensor) -> Tensor:
-        """Map (N, B, inputs) to (N, B, outputs), layer n to slice n."""
+        """Maps (N, B, inputs) to (N, B, outputs); layer n is applied to slice n."""
         if takes(x_NBI, self.weight):
             return product(x_NBI, self.weight) + self.bias
         return torch.baddbmm(self.bias, x_NBI, self.weight)
 
 
 class Normalise(nn.Module):
-    """Layer normalisation without gain and bias, which the layers around it have anyway."""
+    """Layer normalisation without gain and bias, which the neighbouring layers already have."""
 
     def forward(self, x_NBH: Tensor) -> Tensor:
-        """Normalise (N, B, features) over the features."""
+        """Normalises (N, B, features) over the features."""
         return F.layer_norm(x_NBH, x_NBH.shape[-1:])
 
 
 def require_known_skills(skill_B: Tensor, num_skills: int) -> None:
-    """Raise ValueError if a skill index is outside [0, num_skills).
+    """Raises ValueError if a skill index is outside [0, num_skills).
 
-    Skipped in compiled graphs, where looking at values would break the graph.
+    The check is skipped in compiled graphs, because reading values would break the graph.
     """
     if torch.compiler.is_compiling() or skill_B.numel() == 0:
         return
@@ -63,7 +64,7 @@ def require_known_skills(skill_B: Tensor, num_skills: int) -> None:
 
 
 class HydraActor(nn.Module):
-    """Squashed Gaussian policy with a shared trunk and one head a skill."""
+    """Squashed Gaussian policy with a shared trunk and one head for each skill."""
 
     def __init__(
         self,
@@ -73,13 +74,13 @@ class HydraActor(nn.Module):
         num_skills: int,
         hidden: Sequence[int] = (256, 256),
     ):
-        """Build the network.
+        """Builds the network.
 
         Args:
-            obs_dim: Features of an observation.
-            condition_dim: Features of a condition vector.
+            obs_dim: Number of features of an observation.
+            condition_dim: Number of features of a condition vector.
             action_dim: Dimensions of an action.
-            num_skills: Number of heads.
+            num_skills: Number of skills, which is the number of heads.
             hidden: Widths of the trunk's layers.
         """
         super().__init__()
@@ -96,7 +97,7 @@ class HydraActor(nn.Module):
     def forward(
         self, obs_BD: Tensor, condition_BK: Tensor, skill_B: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Gaussian of each sample's skill, before squashing.
+        """Returns the Gaussian of each sample's skill, before squashing.
 
         Args:
             obs_BD: Observations.
@@ -104,8 +105,8 @@ class HydraActor(nn.Module):
             skill_B: Skill indices, int64.
 
         Returns:
-            Mean and log standard deviation, both (B, A), in float32 or wider; the latter lies
-            in [-5, 2].
+            Mean and log standard deviation, both (B, A), in float32 or wider. The log standard
+            deviation lies in [-5, 2].
 
         Raises:
             ValueError: If a skill is unknown.
@@ -115,7 +116,7 @@ class HydraActor(nn.Module):
         outputs_BSO = self.heads(x_BH).unflatten(-1, (self.num_skills, -1))
         pick_B1O = skill_B[:, None, None].expand(-1, 1, outputs_BSO.shape[-1])
         outputs_BO = outputs_BSO.gather(1, pick_B1O)[:, 0]
-        # Log-probabilities need full precision also under autocast.
+        # Log-probabilities need full precision even under autocast.
         outputs_BO = outputs_BO.to(torch.promote_types(outputs_BO.dtype, torch.float32))
         mean_BA, log_std_BA = outputs_BO.chunk(2, dim=-1)
         span = LOG_STD_MAX - LOG_STD_MIN
@@ -128,17 +129,17 @@ class HydraActor(nn.Module):
         skill_B: Tensor,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sample actions with gradients (reparameterisation).
+        """Samples actions with gradients (reparameterisation).
 
         Args:
             obs_BD: Observations.
             condition_BK: Condition vectors.
             skill_B: Skill indices, int64.
-            generator: Source of the noise; by default the global one.
+            generator: Random generator of the noise; by default torch's global generator.
 
         Returns:
-            Actions (B, A) in (-1, 1), up to rounding; their log-probability (B,) in nats; and
-            the deterministic action tanh(mean), (B, A).
+            Actions (B, A) in (-1, 1), up to rounding; their log-probabilities (B,) in nats; and
+            the deterministic actions tanh(mean), (B, A).
 
         Raises:
             ValueError: If a skill is unknown.
@@ -151,18 +152,22 @@ class HydraActor(nn.Module):
         return u_BA.tanh(), squashed_log_prob(noise_BA, log_std_BA, u_BA), mean_BA.tanh()
 
     def act(self, obs_BD: Tensor, condition_BK: Tensor, skill_B: Tensor) -> Tensor:
-        """Deterministic action tanh(mean), (B, A); arguments and errors as in ``forward``."""
+        """Returns the deterministic action tanh(mean), (B, A).
+
+        Arguments and errors are the same as in ``forward``.
+        """
         return self(obs_BD, condition_BK, skill_B)[0].tanh()
 
 
 def squashed_log_prob(noise_BA: Tensor, log_std_BA: Tensor, u_BA: Tensor) -> Tensor:
-    """Log-density of tanh(u) where u = mean + exp(log_std) noise (Haarnoja et al., equation 21).
+    """Returns the log-density of tanh(u) with u = mean + exp(log_std) noise.
 
-    The Jacobian is taken as ``log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))``, which stays
-    finite where tanh(u) rounds to 1.
+    This is equation 21 of Haarnoja et al. The log-Jacobian is computed as
+    ``log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))``, which stays finite where tanh(u) rounds
+    to 1.
 
     Returns:
-        (B,), in nats, summed over the action's dimensions.
+        Log-densities (B,) in nats, summed over the action's dimensions.
     """
     gaussian_BA = -0.5 * (noise_BA.square() + math.log(2 * math.pi)) - log_std_BA
     jacobian_BA = 2 * (math.log(2) - u_BA - F.softplus(-2 * u_BA))
@@ -170,7 +175,7 @@ def squashed_log_prob(noise_BA: Tensor, log_std_BA: Tensor, u_BA: Tensor) -> Ten
 
 
 class HydraCritic(nn.Module):
-    """Ensemble of critics with vector values, and one head a skill in each."""
+    """Ensemble of critics with vector values and one head for each skill in every critic."""
 
     def __init__(
         self,
@@ -182,15 +187,15 @@ class HydraCritic(nn.Module):
         num_critics: int = 2,
         hidden: Sequence[int] = (256, 256),
     ):
-        """Build the ensemble.
+        """Builds the ensemble.
 
         Args:
-            obs_dim: Features of an observation.
-            condition_dim: Features of a condition vector.
+            obs_dim: Number of features of an observation.
+            condition_dim: Number of features of a condition vector.
             action_dim: Dimensions of an action.
-            num_skills: Number of heads of each critic.
-            num_objectives: Dimensions of a value.
-            num_critics: Members of the ensemble, independent of each other.
+            num_skills: Number of skills, which is the number of heads of each critic.
+            num_objectives: Number of objectives, which is the length of a value vector.
+            num_critics: Number of critics, which share no weights.
             hidden: Widths of the trunk's layers.
         """
         super().__init__()
@@ -210,7 +215,7 @@ class HydraCritic(nn.Module):
     def forward(
         self, obs_BD: Tensor, condition_BK: Tensor, action_BA: Tensor, skill_B: Tensor
     ) -> Tensor:
-        """Value of each action under each sample's skill.
+        """Returns the value of each action under each sample's skill.
 
         Args:
             obs_BD: Observations.
@@ -228,13 +233,14 @@ class HydraCritic(nn.Module):
         x_BI = torch.cat([obs_BD, condition_BK, action_BA], dim=-1)
         weight, members = self.heads.weight, len(self.heads.weight)
         x_NBH = self.trunk(x_BI.expand(members, *x_BI.shape))
-        # The heads at full precision also under autocast: bfloat16 knows steps of .06 at -10.
+        # The heads run in full precision even under autocast: near -10, neighbouring bfloat16
+        # numbers are .06 apart.
         with torch.autocast(weight.device.type, enabled=False):
             q_NBSK = self.heads(x_NBH.to(weight.dtype)).unflatten(-1, (self.num_skills, -1))
         pick_NB1K = skill_B[None, :, None, None].expand(members, -1, 1, q_NBSK.shape[-1])
         return q_NBSK.gather(2, pick_NB1K)[:, :, 0]
 
-    def some(
+    def subset(
         self,
         members: slice,
         obs_BD: Tensor,
@@ -242,17 +248,17 @@ class HydraCritic(nn.Module):
         action_BA: Tensor,
         skill_B: Tensor,
     ) -> Tensor:
-        """Values by some critics only: ``self(...)[members]`` without the work of the others.
+        """Returns ``self(...)[members]`` without computing the other critics.
 
         Args:
-            members: M neighbours in the ensemble; a slice of its weights is no copy.
-            obs_BD: As in ``forward``, like all that follow.
+            members: Slice of M neighbouring critics. A slice of the weights makes no copy.
+            obs_BD: Observations.
             condition_BK: Condition vectors.
-            action_BA: Actions.
-            skill_B: Skill indices.
+            action_BA: Actions in [-1, 1].
+            skill_B: Skill indices, int64.
 
         Returns:
-            Values (M, B, K).
+            Values (M, B, K) by critic, sample and objective.
         """
         chosen = {name: weights[members] for name, weights in self.named_parameters()}
         inputs = (obs_BD, condition_BK, action_BA, skill_B)

@@ -2,8 +2,8 @@
 
 Papers: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation"
 (arXiv 1505.04597), here with "same" padding and batch normalisation; Chaurasia and Culurciello
-2017, "LinkNet" (arXiv 1707.03718), whose decoder adds the encoder's maps to its own, where the
-U-Net's takes both.
+2017, "LinkNet" (arXiv 1707.03718). As in LinkNet, the decoder adds the encoder's maps to its own
+maps; the original U-Net concatenates them.
 
 Tensor suffixes: B batch, C channels or classes, H height, W width.
 """
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 
 def convolutions(inputs: int, outputs: int, count: int) -> nn.Sequential:
-    """3x3 convolutions, each with batch normalisation and ReLU.
+    """Builds 3x3 convolutions, each followed by batch normalisation and ReLU.
 
-    Batch normalisation rather than group normalisation: in evaluation it is a fixed affine map.
+    Batch normalisation is used instead of group normalisation, because in evaluation mode it is a
+    fixed affine map.
     """
     layers: list[nn.Module] = []
     for index in range(count):
@@ -43,18 +44,18 @@ class UNet(nn.Module):
         num_classes: int,
         widths: Sequence[int] = (16, 32, 64, 96),
     ):
-        """Build the network.
+        """Builds the network.
 
         Args:
             in_channels: Channels of the image.
             num_classes: Number of primitive classes.
-            widths: Channels at each resolution, from the full one down by factors of 2.
+            widths: Channels at each resolution, from full resolution down by factors of 2.
         """
         super().__init__()
         self.stride = 2 ** (len(widths) - 1)
         inputs = (in_channels, *widths[:-1])
-        # The second convolution at full resolution puts boundaries right to the pixel; below it,
-        # one at a level does as well as two in half the time.
+        # The second convolution at full resolution makes boundaries exact to the pixel. At lower
+        # resolutions, one convolution per level does as well as two and takes half the time.
         depths = (2, *[1] * (len(widths) - 1))
         self.encoder = nn.ModuleList(map(convolutions, inputs, widths, depths))
         finer, coarser = widths[-2::-1], widths[:0:-1]
@@ -66,7 +67,7 @@ class UNet(nn.Module):
         self.primitive_head = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Segment images.
+        """Segments images.
 
         Args:
             images_BCHW: Intensities in [0, 1], floating point.
@@ -82,7 +83,7 @@ class UNet(nn.Module):
             raise ValueError(
                 f"images are {height}x{width}: both must be divisible by {self.stride}"
             )
-        x_BCHW = images_BCHW - 0.5  # centred; the first normalisation sees to the scale
+        x_BCHW = images_BCHW - 0.5  # centred; the first batch normalisation adjusts the scale
         skips = []
         for level, encode in enumerate(self.encoder):
             x_BCHW = encode(x_BCHW if level == 0 else F.max_pool2d(x_BCHW, 2))

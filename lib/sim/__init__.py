@@ -1,6 +1,6 @@
-"""The simulator: Meta-World tasks in MuJoCo, seen through a camera, stressed and labelled.
+"""Simulator: Meta-World tasks in MuJoCo with a camera, disturbances and exact labels.
 
-``lib.sim.make_env`` is the public entrance.
+``lib.sim.make_env`` is the public entry point.
 """
 
 import importlib
@@ -8,9 +8,9 @@ import os
 import sys
 import warnings
 
-# Before anything imports mujoco, which chooses its OpenGL backend at import: a Linux machine
-# without a screen renders through EGL. One rasteriser thread a process: two processes with one
-# thread each render faster than one with two.
+# This must run before anything imports mujoco, because mujoco chooses its OpenGL backend at
+# import. A Linux machine without a screen renders through EGL. Each process gets one rasteriser
+# thread: two processes with one thread each render faster than one process with two threads.
 if sys.platform.startswith("linux") and "MUJOCO_GL" not in os.environ:
     if "mujoco" in sys.modules:
         warnings.warn("import lib.sim before mujoco, or set MUJOCO_GL=egl", stacklevel=2)
@@ -24,7 +24,7 @@ __all__ = ["make_env"]
 
 
 def __getattr__(name: str) -> object:
-    # Lazy, so that a stage that needs only lib.sim.tasks depends on nothing else.
+    # Imported lazily, so that a stage that needs only lib.sim.tasks depends on no other module.
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,14 +1,13 @@
 """A Gymnasium environment around a Meta-World task, with a MO-Gymnasium vector reward.
 
-What it mends of Meta-World: an episode is a function of its reset seed alone, drawn from the
-whole continuous range of positions; the observation holds pixels and proprioception only, with
-nothing privileged in it and no goal marker in the picture; termination (the task is done) and
-truncation (time is up) are kept apart.
+It differs from Meta-World in three points. The reset seed alone determines an episode, and the
+positions are drawn from the whole continuous range. The observation holds only pixels and
+proprioception: no privileged values, and no goal marker in the image. Termination (the task is
+done) and truncation (the time is up) are reported separately.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from typing import Any
 
@@ -18,20 +17,21 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from scipy.stats import qmc
 
-from lib import economics
-from lib.episode import OBJECTIVES
+from lib.base.seeds import named_seed
+from lib.episode import OBJECTIVES, STATE_HAND, STATE_HANDLE, STATE_OPENING
+from lib.sim import economics
 from lib.sim.scene import Scene
 from lib.sim.simulation import Simulation
+from lib.sim.skills import skill_phase
 from lib.sim.stress import PUSH_STEPS, STRESS_KINDS, Stress, draw
 from lib.sim.tasks import get_task
-from lib.skills import skill_phase
 
-ACTION_REPEAT = 2  # Meta-World's steps, of five simulation steps of 2.5 ms each, for one action
+ACTION_REPEAT = 2  # Meta-World steps per action; each is five simulation steps of 2.5 ms
 WORLD_STEP_S = 0.0125
 CONTROL_STEP_S = ACTION_REPEAT * WORLD_STEP_S
 PROPRIO = 4  # hand x, y, z (m) and the gripper's opening in [0, 1]
-MAX_HORIZON = 500 // ACTION_REPEAT  # Meta-World refuses to step further
-POOL = 50  # seeds looked at for each that is chosen
+MAX_HORIZON = 500 // ACTION_REPEAT  # Meta-World allows 500 of its steps per episode
+POOL = 50  # candidate seeds for each seed that is chosen
 
 SLIP, PUSH, DROPOUT, LATENCY = map(STRESS_KINDS.index, ("slip", "push", "dropout", "latency"))
 
@@ -44,16 +44,19 @@ DEFAULT_PRICES = {
 }
 
 
+ACTION_SIZE = 4  # displacement of the hand (3) and the gripper, in [-1, 1]
+EXPERT_OBS_SIZE = 39  # size of Meta-World's own observation, which only scripted experts receive
+
+
 def episode_seed(seed: int, index: int, stream: str = "rollout") -> int:
-    """Returns the reset seed of an episode: a function of (seed, stream, index) alone.
+    """Returns the reset seed of an episode, which depends only on (seed, stream, index).
 
     Args:
         seed: One of the seeds of params.yaml.
         index: Number of the episode.
-        stream: What the episodes are for; each stream has positions of its own.
+        stream: Purpose of the episodes; each stream has its own positions.
     """
-    entropy = [seed, zlib.crc32(stream.encode()), index]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
+    return named_seed(seed, stream, index)
 
 
 def spread_seeds(
@@ -64,19 +67,19 @@ def spread_seeds(
     *,
     ends: bool = False,
 ) -> list[int]:
-    """Returns reset seeds whose positions cover all that there are evenly (Hammersley points).
+    """Returns reset seeds whose positions cover the whole range evenly (Hammersley points).
 
-    What a policy cannot do it often cannot do in one corner of its workspace, which a few positions
-    drawn at random miss.
+    A policy often fails in only one corner of its workspace. A few positions drawn at random would
+    miss that corner.
 
     Args:
         seed: One of the seeds of params.yaml.
-        count: How many.
-        stream: What the episodes are for.
-        positions: Lowest and highest, ``ManipulationEnv.positions``.
-        ends: For training: denser towards the limits, as Chebyshev's nodes are, because what is
-            learned from examples is worst where they lie on one side only; and in an order of which
-            each beginning covers the whole range (Halton points).
+        count: Number of seeds.
+        stream: Purpose of the episodes.
+        positions: Lowest and highest position, see ``ManipulationEnv.positions``.
+        ends: For training. The positions are denser towards the limits, like Chebyshev nodes,
+            because learning from examples is worst where the examples lie on one side only. They
+            are ordered so that every prefix of the list covers the whole range (Halton points).
     """
     low, high = positions
     varies = high > low
@@ -85,7 +88,7 @@ def spread_seeds(
     drawn = (drawn - low)[:, varies] / (high - low)[varies]
     dimensions = int(varies.sum())
     if ends:
-        # The first point of Halton's sequence is a corner.
+        # The first point of the Halton sequence is a corner of the range and is skipped.
         even = qmc.Halton(dimensions, scramble=False).random(count + 1)[1:]
         wanted = (1 - np.cos(np.pi * even)) / 2
     else:
@@ -105,18 +108,18 @@ def spread_seeds(
 
 
 class ManipulationEnv(gym.Env):
-    """One Sawyer task, seen by a camera.
+    """One Sawyer manipulation task, observed by a camera.
 
     Observation: ``image`` (H, W, 3) uint8 and ``proprio`` (4,) float32. Action: (4,) in [-1, 1],
-    hand displacement (2 cm a step at 1) and gripper. Reward: (3,) in the order of OBJECTIVES:
+    hand displacement (1 is 2 cm per step) and gripper. Reward: (3,) in the order of OBJECTIVES:
     task progress (Meta-World's dense reward / 10 - 1, in [-1, 0]), economic value, energy.
 
-    ``info`` carries what only labels, baselines and metrics may use: ``success``, ``skill``,
-    ``state`` (hand xyz, gripper, handle xyz, opening, m), ``expert_obs`` (Meta-World's own, (39,),
-    the hand where its sensor says it is) and ``true_obs`` (where it is), ``energy_j``,
-    ``damages``, ``executed`` (the action after noise), and ``stress``, (9,) the severity of each of
-    STRESS_KINDS where it is at work: in this observation for the kinds of SENSED_KINDS, in the step
-    before it for the others.
+    ``info`` holds values that only labels, baselines and metrics may use: ``success``, ``skill``,
+    ``state`` (hand xyz, gripper, handle xyz, opening, m), ``expert_obs`` (Meta-World's observation,
+    (39,), with the hand position that the sensor reports), ``true_obs`` (the same with the true
+    hand position), ``energy_j``, ``damages``, ``executed`` (the action after noise), and
+    ``stress``, (9,), the severity of each of STRESS_KINDS that is active, else 0. For the kinds in
+    SENSED_KINDS it refers to this observation, for the other kinds to the step before it.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_STEP_S)}
@@ -136,15 +139,15 @@ class ManipulationEnv(gym.Env):
 
         Args:
             task: A name in lib/sim/tasks.py.
-            image_size: Pixels, square.
-            horizon: Control steps until truncation.
-            linger: With 0, success terminates the episode. Else it is truncated so many steps
-                after the first success; with None at the horizon. What was done must then stay
-                done: progress is 0 while it is and -1 where it is undone, and value counts
-                damages alone.
-            render: Whether to take pictures at all; without, ``image`` stays black.
-            stress: What goes wrong; ``reset(options={"stress": ...})`` overrides it.
-            prices: Keys of DEFAULT_PRICES.
+            image_size: Width and height of the image, pixels.
+            horizon: Number of control steps until truncation.
+            linger: With 0, success terminates the episode. Otherwise the episode is truncated this
+                many steps after the first success, or at the horizon if None. After the first
+                success the result must be kept: progress is 0 while the task is still done and -1
+                while it is undone, and the economic value counts only damages.
+            render: Whether to render images; if not, ``image`` stays black.
+            stress: Disturbances of the episodes; ``reset(options={"stress": ...})`` overrides them.
+            prices: Prices that replace entries of DEFAULT_PRICES.
 
         Raises:
             UserError: If the task is not known.
@@ -170,7 +173,8 @@ class ManipulationEnv(gym.Env):
         self.action_space = Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = Dict(
             image=Box(0, 255, (image_size, image_size, 3), np.uint8),
-            # Metres around the robot's base, and a share: wide enough for a wrong sensor.
+            # The hand position is in metres around the robot's base, the gripper opening is a
+            # share. The limits leave room for sensor errors.
             proprio=Box(-2.0, 2.0, (PROPRIO,), np.float32),
         )
         self.reward_space = Box(
@@ -180,16 +184,17 @@ class ManipulationEnv(gym.Env):
 
     @property
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest position of the task's parts that a reset draws."""
+        """Lowest and highest position of the task's parts that a reset can draw."""
         return self._sim.positions
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begins an episode.
+        """Starts an episode.
 
         Args:
-            seed: Decides everything that is random in it; ``None`` goes on with the generator.
+            seed: Seed of everything random in the episode; ``None`` continues with the current
+                random generator.
             options: ``stress``: a Stress for this and the following episodes.
         """
         super().reset(seed=seed)
@@ -219,7 +224,8 @@ class ManipulationEnv(gym.Env):
     ) -> tuple[dict[str, np.ndarray], np.ndarray, bool, bool, dict[str, Any]]:
         """Moves the robot for one control step.
 
-        Progress and success are those of its end, energy and damages those on the way.
+        Progress and success are measured at the end of the step; energy and damages are summed
+        over the step.
 
         Args:
             action: (4,), clipped to [-1, 1].
@@ -246,11 +252,12 @@ class ManipulationEnv(gym.Env):
         prices = self._prices
         reward = np.array(
             [
-                # A unit that is undone is worth nothing, however near to done it still is.
+                # A unit that was finished and is undone again earns nothing, even if it is
+                # still almost finished.
                 float(success) - 1.0 if over else dense / 10.0 - 1.0,
                 economics.step_value(
                     finished=success and not over,
-                    # Nobody waits for a unit that is finished.
+                    # Time costs nothing after the unit is finished: nobody waits for it.
                     seconds=0.0 if over else CONTROL_STEP_S,
                     damages=damages,
                     unit_price=prices["unit_price"],
@@ -272,7 +279,7 @@ class ManipulationEnv(gym.Env):
     def _disturbed(self, action: np.ndarray) -> np.ndarray:
         drawn = self._drawn
         noise = self.np_random.normal(size=4) * drawn.action_noise_std
-        # The gripper is a position command, not a motion: noise there would only rattle it.
+        # The gripper action commands a position, not a motion: noise would only make it rattle.
         noise[3] = 0.0
         action = np.minimum(np.maximum(action + noise, -1.0), 1.0)
         if not self._slipped and self._opening() >= drawn.slip_at * self.task.travel_m:
@@ -291,11 +298,12 @@ class ManipulationEnv(gym.Env):
         return abs(float(self._sim.data.qpos[self._qpos]) - self._closed)
 
     def _mechanical_power(self) -> float:
-        """Returns the sum over the robot's joints of |torque * velocity|, W.
+        """Returns the sum of |torque * velocity| over the robot's joints, W.
 
-        The arm is driven by the weld that ties the hand to its target, so the drive torque of the
-        joints is the weld's generalised force J^T f plus that of the finger motors: what inverse
-        dynamics gives for ideal motors in the joints, M a + bias - passive - contact.
+        A weld constraint between the hand and its target drives the arm. The drive torque of the
+        joints is therefore the weld's generalised force J^T f plus the force of the finger motors.
+        Inverse dynamics gives the same torque for ideal motors in the joints:
+        M a + bias - passive - contact.
         """
         model, data = self._sim.model, self._sim.data
         torque, welds = np.zeros(model.nv), data.efc_force.copy()
@@ -305,7 +313,7 @@ class ManipulationEnv(gym.Env):
         return float(power[self._robot_dofs].sum())
 
     def _new_damages(self) -> int:
-        """Returns 1 when a contact of the gripper rises above the damage force, else 0."""
+        """Returns 1 when a contact force of the gripper rises above the damage force, else 0."""
         model, data = self._sim.model, self._sim.data
         limit, above = self._prices["damage_force_n"], False
         if data.ncon:
@@ -321,7 +329,7 @@ class ManipulationEnv(gym.Env):
         drawn = self._drawn
         proprio = raw[:PROPRIO].astype(np.float32)
         proprio[:3] += drawn.hand_offset.astype(np.float32)
-        # Drawn also without pictures: the motion must not depend on whether any are taken.
+        # Drawn even if no images are rendered: the motion must not depend on rendering.
         dropped = self.np_random.random() < drawn.dropout
         if self._scene is None or dropped:
             image = np.zeros(self.observation_space["image"].shape, np.uint8)
@@ -336,14 +344,14 @@ class ManipulationEnv(gym.Env):
     def _info(
         self, raw: np.ndarray, executed: np.ndarray, energy: float, damages: int, success: bool
     ) -> dict[str, Any]:
-        hand, handle = raw[:3], raw[4:7]
+        hand, handle = raw[STATE_HAND], raw[STATE_HANDLE]
         skill, self._had_hold = skill_phase(hand[None], handle[None], self._had_hold)
         expert_obs = raw.copy()
-        expert_obs[:3] += self._drawn.hand_offset
+        expert_obs[STATE_HAND] += self._drawn.hand_offset
         return {
             "success": success,
             "skill": int(skill[0]),
-            "state": np.concatenate([raw[:7], [self._opening()]]).astype(np.float32),
+            "state": np.concatenate([raw[:STATE_OPENING], [self._opening()]]).astype(np.float32),
             "expert_obs": expert_obs,
             "true_obs": raw,
             "energy_j": energy,
@@ -354,20 +362,20 @@ class ManipulationEnv(gym.Env):
 
     @property
     def latency(self) -> int:
-        """Control steps by which this episode's observations come late."""
+        """Number of control steps by which this episode's observations are delayed."""
         return self._drawn.latency
 
     def pixel_labels(self) -> np.ndarray:
         """Returns the exact primitive of each pixel of the current scene, (H, W) uint8.
 
-        Of the scene as it is: the observation's picture may be late, or black.
+        The labels describe the scene as it is now. The observation's image may be delayed or black.
         """
         if self._scene is None:
             raise ValueError("pixel_labels needs an environment made with render=True")
         return self._scene.labels()
 
     def render(self) -> np.ndarray | None:
-        """Returns the current picture, (H, W, 3) uint8, without drop-out or latency."""
+        """Returns the current image, (H, W, 3) uint8, without drop-out or latency."""
         return self._scene.rgb() if self._scene else None
 
     def close(self) -> None:
@@ -382,11 +390,11 @@ def _geoms_of(model: mujoco.MjModel, bodies: tuple[str, ...]) -> np.ndarray:
 
 
 def make_env(task: str = "drawer_open", seed: int = 0, **options: Any) -> ManipulationEnv:
-    """Makes an environment whose first reset without a seed is that of ``seed``.
+    """Makes an environment whose first reset without a seed equals a reset with ``seed``.
 
     Args:
         task: A name in lib/sim/tasks.py.
-        seed: Seeds the generator.
+        seed: Seed of the environment's random generator.
         **options: Further arguments of ManipulationEnv.
 
     Raises:

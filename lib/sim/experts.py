@@ -1,4 +1,4 @@
-"""The two scripted baselines. Both see the true state, which the policy never does."""
+"""The two scripted baselines. Both receive privileged state, which the policy never receives."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import warnings
 import numpy as np
 from metaworld import policies
 
+from lib.episode import STATE_HAND, STATE_HANDLE
 from lib.sim.tasks import Task
 
-# Its policies warn that their gain leaves the action space; we clip, as the environment does.
+# Meta-World's policies warn that their gain can leave the action space. The action is clipped here,
+# as the environment does.
 warnings.filterwarnings("ignore", "Constant.s. may be too high", UserWarning)
 
 FAST_GAIN = 25.0
@@ -21,10 +23,10 @@ class ScriptedExpert:
     """Meta-World's own scripted policy, its actions clipped to the action space."""
 
     def __init__(self, task: Task) -> None:
-        """Takes the expert of a task.
+        """Creates the scripted policy of a task.
 
         Args:
-            task: Names the policy.
+            task: Task that names the policy.
         """
         self._policy = getattr(policies, task.expert)()
 
@@ -42,10 +44,10 @@ class ScriptedExpert:
 
 
 class FastScript:
-    """The expert's phases at full speed: a lower lift, a higher gain, a pull far behind.
+    """The expert's phases at full speed: lower lift, higher gain, pull target far behind.
 
-    A hand-tuned baseline for a policy that claims to be fast; for pulling tasks whose part moves
-    towards negative y.
+    This is a hand-tuned baseline for policies that claim to be fast. It is made for pulling tasks
+    in which the part moves towards negative y.
     """
 
     def __call__(self, expert_obs: np.ndarray) -> np.ndarray:
@@ -57,7 +59,8 @@ class FastScript:
         Returns:
             (4,) float32 in [-1, 1].
         """
-        hand, grasp = expert_obs[:3], expert_obs[4:7] + np.array([0.0, 0.0, -0.02])
+        hand = expert_obs[STATE_HAND]
+        grasp = expert_obs[STATE_HANDLE] + np.array([0.0, 0.0, -0.02])
         if np.linalg.norm(hand[:2] - grasp[:2]) > 0.06:
             target = grasp + np.array([0.0, 0.0, FAST_LIFT_M])
         elif abs(hand[2] - grasp[2]) > 0.04:

@@ -1,7 +1,8 @@
-"""Leaves out what no camera ever sees of the robot and the drawer, as ``lib.sim.survey`` found it.
+"""Leaves out the triangles of robot and drawer that no camera ever sees.
 
-Software rendering works a triangle at a time, and a third of them never shows: insides of joints,
-backs of links. A test compares pictures with and without them.
+``lib.sim.survey`` finds these triangles. Software rendering takes time for each triangle, and a
+third of them is never visible: insides of joints, backs of links. A test compares images with and
+without them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ FILE = Path(__file__).with_name("faces.npz")
 
 
 def mesh_key(task: str, model: mujoco.MjModel, mesh: int) -> str:
-    """Names a mesh by its task, its name and its content: another version's is another one.
+    """Returns a key for a mesh, made from its task, its name and its content.
+
+    A mesh whose content differs in another version has another key.
 
     Args:
         task: Name of the task.
-        model: Its model, the meshes whole.
+        model: Model of the task, with complete meshes.
         mesh: Index of the mesh.
     """
     faces = model.mesh_face[mesh_rows(model, mesh)]
@@ -28,7 +31,7 @@ def mesh_key(task: str, model: mujoco.MjModel, mesh: int) -> str:
 
 
 def mesh_rows(model: mujoco.MjModel, mesh: int) -> slice:
-    """Returns where the triangles of a mesh are among those of the model.
+    """Returns the slice of a mesh's triangles in the model's arrays of triangles.
 
     Args:
         model: The model.
@@ -39,16 +42,16 @@ def mesh_rows(model: mujoco.MjModel, mesh: int) -> slice:
 
 
 def keep_seen(model: mujoco.MjModel, task: str) -> int:
-    """Leaves out of a model's meshes the triangles that were never seen; call before rendering.
+    """Removes the triangles that were never seen from a model's meshes; call before rendering.
 
-    Physics does not look at them: contacts are those of convex hulls, which stay.
+    The physics does not use these triangles: contacts use convex hulls, which stay unchanged.
 
     Args:
-        model: Changed. A mesh that the survey does not know stays whole.
-        task: Name of its task.
+        model: Model that is changed in place. A mesh that the survey does not know stays complete.
+        task: Name of the model's task.
 
     Returns:
-        How many meshes were known.
+        The number of meshes that the survey knows.
     """
     known = 0
     with np.load(FILE, allow_pickle=False) as survey:

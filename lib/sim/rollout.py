@@ -1,8 +1,8 @@
-"""Stress rollouts of the scripted expert, recorded as episodes with labels (SIMA-2).
+"""Records stress rollouts of the scripted expert as labelled episodes (SIMA-2).
 
-A template says what is done to the robot; what came of it is measured, and the measurement is
-the label: an episode counts as a failure because the drawer stayed shut, not because it was
-meant to.
+A template says which stress is applied to the robot. The outcome is measured, and the measurement
+is the label: an episode counts as a failure because the drawer stayed shut, not because a failure
+was planned.
 """
 
 from __future__ import annotations
@@ -11,41 +11,68 @@ import atexit
 import gc
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import model_validator
 
-from lib.episode import Episode
+from lib.episode import STATE_HAND, Episode
+from lib.params import Count, Horizon, Section, Share
 from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed
 from lib.sim.experts import ScriptedExpert
+from lib.sim.skills import RECOVER
 from lib.sim.stress import SENSED_KINDS, STRESS_KINDS, Stress
 from lib.sim.tasks import Task
-from lib.skills import RECOVER
-from lib.workers import ordered_map
+from lib.sim.workers import ordered_map
 
 TEMPLATES = ("success", "failure", "recovery", "mixed")
 VISUAL_KINDS = ("light", "camera")
 SENSED = np.isin(STRESS_KINDS, SENSED_KINDS)
 LEGEND = {"labels/stress": STRESS_KINDS}
-"""What ``lib.episode.write`` is told about the arrays of a rollout."""
+"""Column names of the rollout's arrays, for the argument ``legend`` of ``lib.episode.write``."""
 
-# Stress of a mixed episode: each kind with this probability, at most this severe.
+# In a mixed episode, each kind of stress occurs with this probability and at most this severity.
 MIXED_SHARE = 0.35
 MIXED_SEVERITY = 0.7
 
-# A detour has up to so many waypoints, each left behind at this distance or after so many steps.
+# A detour has at most WAYPOINTS waypoints. The hand goes on to the next one when it is closer than
+# NEAR_M or after LEG_STEPS steps.
 WAYPOINTS, NEAR_M, LEG_STEPS = 3, 0.02, 18
-DETOUR_GAIN = 10.0  # action for each metre to go, as Meta-World's experts have it
+DETOUR_GAIN = 10.0  # action per metre of distance, as in Meta-World's experts
+
+
+class Phase1Sima2(Section):
+    """Settings of the stress rollouts in the simulator."""
+
+    episodes: Count
+    pictures: bool
+    horizon: Horizon
+    share_success: Share
+    share_failure: Share
+    share_recovery: Share
+    share_mixed: Share
+    action_noise: Share
+    visual_share: Share
+    visual_severity: Share
+    detour_share: Share
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Phase1Sima2:
+        total = self.share_success + self.share_failure + self.share_recovery + self.share_mixed
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"share_*: the shares sum to {total:g}, not to 1")
+        return self
 
 
 class Plan(NamedTuple):
-    """What is done to the robot in an episode.
+    """Stress and detour that are planned for an episode.
 
     Attributes:
         template: One of TEMPLATES, or ``given``.
-        stress: What goes wrong.
-        detour: (x, y, z) in m of the places where the hand goes before the expert takes over.
+        stress: Stress applied to the robot.
+        detour: Waypoints, (x, y, z) in m, that the hand visits before the expert takes over.
     """
 
     template: str
@@ -53,20 +80,20 @@ class Plan(NamedTuple):
     detour: tuple[tuple[float, ...], ...] = ()
 
 
-def plan(index: int, seed: int, settings: Mapping[str, float], task: Task) -> Plan:
-    """Draws what is done in an episode, a function of (seed, index) alone.
+def plan(index: int, seed: int, mix: Mapping[str, float], task: Task) -> Plan:
+    """Draws the plan of an episode; its randomness depends only on (seed, index).
 
     Args:
         index: Number of the episode.
         seed: The data seed.
-        settings: share_success, share_failure, share_recovery, share_mixed, action_noise,
+        mix: share_success, share_failure, share_recovery, share_mixed, action_noise,
             visual_share, visual_severity, detour_share of params.yaml.
-        task: Says where a detour may lead.
+        task: Task that defines the free space for the waypoints of a detour.
     """
     rng = np.random.default_rng(episode_seed(seed, index, "plan"))
-    shares = [settings[f"share_{name}"] for name in TEMPLATES]
+    shares = [mix[f"share_{name}"] for name in TEMPLATES]
     template = TEMPLATES[int(rng.choice(len(TEMPLATES), p=np.array(shares) / sum(shares)))]
-    severities = {"action_noise": rng.uniform(0, settings["action_noise"])}
+    severities = {"action_noise": rng.uniform(0, mix["action_noise"])}
     if template == "failure":
         severities["misgrasp"] = rng.uniform(0.9, 1.0)
     elif template == "recovery":
@@ -75,32 +102,32 @@ def plan(index: int, seed: int, settings: Mapping[str, float], task: Task) -> Pl
         for kind in STRESS_KINDS:
             if kind not in VISUAL_KINDS and rng.random() < MIXED_SHARE:
                 severities[kind] = rng.uniform(0, MIXED_SEVERITY)
-    if rng.random() < settings["visual_share"]:
+    if rng.random() < mix["visual_share"]:
         for kind in VISUAL_KINDS:
-            severities[kind] = rng.uniform(0, settings["visual_severity"])
-    away = rng.random() < settings["detour_share"]
+            severities[kind] = rng.uniform(0, mix["visual_severity"])
+    away = rng.random() < mix["detour_share"]
     count = int(rng.integers(1, WAYPOINTS + 1)) if away else 0
     detour = tuple(tuple(rng.uniform(*task.free_space).tolist()) for _ in range(count))
     return Plan(template, Stress(**severities), detour)
 
 
 class Detour:
-    """Drives the hand past some places, then leaves the robot to the expert."""
+    """Drives the hand past some waypoints, then passes on the expert's actions."""
 
     def __init__(self, waypoints: Sequence[tuple[float, ...]]) -> None:
-        """Takes the way.
+        """Stores the waypoints.
 
         Args:
-            waypoints: (x, y, z) of each place, m.
+            waypoints: (x, y, z) of each waypoint, m.
         """
         self._ahead, self._steps = deque(np.asarray(w) for w in waypoints), 0
 
     def __call__(self, hand_3: np.ndarray, action_4: np.ndarray) -> np.ndarray:
-        """Returns the action towards the next place, or that of the expert once all are past.
+        """Returns the action towards the next waypoint, or the expert's action after the last.
 
         Args:
-            hand_3: Where the hand is, m.
-            action_4: What the expert would do; its gripper command holds also on the way.
+            hand_3: Position of the hand, m.
+            action_4: Action of the expert; its gripper command is also used during the detour.
         """
         while self._ahead:
             to_go = self._ahead[0] - hand_3
@@ -116,64 +143,76 @@ class Detour:
 def _worker_env(
     task: str, image_size: int, pictures: bool, horizon: int, prices: tuple
 ) -> ManipulationEnv:
-    # One environment a process, reused: a second one could disturb the first one's pictures
-    # (Farama-Foundation/Metaworld#448), and building one costs as much as an episode.
+    # Each process builds one environment and reuses it. A second environment could disturb the
+    # images of the first (Farama-Foundation/Metaworld#448), and building one takes as long as an
+    # episode.
     env = ManipulationEnv(
         task, image_size=image_size, render=pictures, horizon=horizon, prices=dict(prices)
     )
-    atexit.register(env.close)  # before the OpenGL library goes
-    gc.freeze()  # what is loaded by now stays: collecting garbage there took a tenth of the time
+    atexit.register(env.close)  # closes it before the OpenGL library is unloaded
+    # The objects loaded so far stay in use: garbage collection among them took a tenth of the time.
+    gc.freeze()
     return env
 
 
-def rollout(
-    task: str,
-    index: int,
-    seed: int,
-    settings: Mapping[str, Any],
-    image_size: int,
-    prices: Mapping[str, float],
-    stream: str = "rollout",
-    stress: Stress | None = None,
-) -> Episode:
-    """Rolls the expert out once under the stress that ``plan`` draws, or under a given one.
+@dataclass(frozen=True)
+class RolloutRequest:
+    """Settings that all episodes of a source share.
+
+    Attributes:
+        task: A name in lib/sim/tasks.py.
+        seed: The data seed.
+        image_size: Width and height of the images, pixels.
+        horizon: Largest number of control steps.
+        mix: Settings that ``plan`` reads; not needed if every stress is given.
+        prices: The economics section of params.yaml; by default the prices of ``make_env``.
+        stream: Stream of the reset seeds; each stream has its own positions.
+        pictures: Whether to render; if not, an episode has neither images nor pixel labels.
+        pixel_labels: Whether to record pixel labels, which take half of the computing time.
+    """
+
+    task: str
+    seed: int
+    image_size: int
+    horizon: int
+    mix: Mapping[str, float] = field(default_factory=dict)
+    prices: Mapping[str, float] = field(default_factory=dict)
+    stream: str = "rollout"
+    pictures: bool = True
+    pixel_labels: bool = True
+
+
+def rollout(asked: RolloutRequest, index: int, stress: Stress | None = None) -> Episode:
+    """Rolls out the expert once under the stress that ``plan`` draws, or under a given stress.
 
     Args:
-        task: A name in lib/sim/tasks.py.
+        asked: Settings of the recording.
         index: Number of the episode.
-        seed: The data seed.
-        settings: What ``plan`` reads, horizon, and pictures (without them nothing is rendered,
-            and the episode has neither images nor pixel labels); ``pixel_labels: false`` leaves
-            out the latter alone, which are half the work.
-        image_size: Pixels, square.
-        prices: The economics section of params.yaml.
-        stream: Keeps the episodes of two sources apart.
-        stress: In place of the plan; the template is then called ``given``.
+        stress: Stress that replaces the plan; the template is then called ``given``.
 
     Returns:
-        The episode. ``actions`` are those executed, ``labels/command`` those asked for,
-        ``labels/expert_action`` what the expert would have done without noise or error, also
-        on a detour. ``labels/state`` is the true state, ``labels/stress`` the severity of each
-        stress where it was at work: when the step's observation was taken or while its action was
-        carried out. ``labels/segmentation`` is of the picture beside it, late or not; where that
-        is black, of what it would have shown.
+        The episode. ``actions`` holds the executed actions, ``labels/command`` the commanded
+        actions, and ``labels/expert_action`` the expert's actions without noise or sensor error,
+        also during a detour. ``labels/state`` is the true state. ``labels/stress`` is the severity
+        of each stress that was active when the step's observation was taken or while its action
+        was executed. ``labels/segmentation`` labels the image of the same step, delayed or not. If
+        that image is black, it labels what the image would have shown.
     """
-    pictures = settings["pictures"]
-    labelled = pictures and settings.get("pixel_labels", True)
-    env = _worker_env(
-        task, image_size, pictures, settings["horizon"], tuple(sorted(prices.items()))
-    )
+    labelled = asked.pictures and asked.pixel_labels
+    prices = tuple(sorted(asked.prices.items()))
+    env = _worker_env(asked.task, asked.image_size, asked.pictures, asked.horizon, prices)
     expert = ScriptedExpert(env.task)
-    planned = plan(index, seed, settings, env.task) if stress is None else Plan("given", stress)
+    given = stress is not None
+    planned = Plan("given", stress) if given else plan(index, asked.seed, asked.mix, env.task)
     stress, detour = planned.stress, Detour(planned.detour)
     observation, info = env.reset(
-        seed=episode_seed(seed, index, stream), options={"stress": stress}
+        seed=episode_seed(asked.seed, index, asked.stream), options={"stress": stress}
     )
     steps: dict[str, list[Any]] = defaultdict(list)
-    late: deque[np.ndarray] = deque(maxlen=env.latency + 1)  # labels belong to their picture
+    late: deque[np.ndarray] = deque(maxlen=env.latency + 1)  # delayed like the images
     terminated = truncated = False
     while not (terminated or truncated):
-        if pictures:
+        if asked.pictures:
             steps["image"].append(observation["image"])
         if labelled:
             late.append(env.pixel_labels())
@@ -184,7 +223,7 @@ def rollout(
         sensed = info["stress"]
         action = expert(info["expert_obs"])
         steps["expert_action"].append(expert(info["true_obs"]) if stress.misgrasp else action)
-        action = detour(info["state"][:3], action)
+        action = detour(info["state"][STATE_HAND], action)
         observation, reward, terminated, truncated, info = env.step(action)
         steps["command"].append(action)
         steps["actions"].append(info["executed"])
@@ -193,41 +232,21 @@ def rollout(
         steps["stress"].append(np.where(SENSED, sensed, info["stress"]))
         steps["energy_j"].append(info["energy_j"])
         steps["damages"].append(info["damages"])
-    return _episode(f"{index:06d}", steps, task, planned, bool(info["success"]))
+    return _episode(f"{index:06d}", steps, asked.task, planned, bool(info["success"]))
 
 
-def stressed_rollouts(
-    stresses: Iterable[Stress],
-    task: str,
-    seed: int,
-    stream: str,
-    *,
-    horizon: int,
-    image_size: int,
-    timeout_s: float,
-    pixel_labels: bool = True,
-) -> Iterator[Episode]:
-    """Rolls the expert out once under each of some stresses, for test sets.
+def stressed_rollouts(asked: RolloutRequest, stresses: Iterable[Stress]) -> Iterator[Episode]:
+    """Rolls out the expert once under each given stress, for test sets.
 
     Args:
-        stresses: One an episode.
-        task: A name in lib/sim/tasks.py.
-        seed: The data seed.
-        stream: Gives the episodes positions of their own.
-        horizon: Control steps at most.
-        image_size: Pixels, square.
-        timeout_s: Longest wait for one episode.
-        pixel_labels: Whether to take them.
+        asked: Settings of the recordings.
+        stresses: One stress per episode.
 
     Yields:
         The episodes, in order.
     """
-    settings = {"pictures": True, "pixel_labels": pixel_labels, "horizon": horizon}
-    calls = (
-        (task, index, seed, settings, image_size, {}, stream, stress)
-        for index, stress in enumerate(stresses)
-    )
-    yield from ordered_map(rollout, calls, timeout_s)
+    calls = ((asked, index, stress) for index, stress in enumerate(stresses))
+    yield from ordered_map(rollout, calls)
 
 
 def _episode(
@@ -237,7 +256,7 @@ def _episode(
     planned: Plan,
     success: bool,
 ) -> Episode:
-    """Puts the steps of a rollout together and says what came of it."""
+    """Combines the steps of a rollout into an episode, with tags for the outcome."""
 
     def array(name: str, kind: type = np.float32) -> np.ndarray:
         return np.asarray(steps[name], kind)

@@ -1,4 +1,4 @@
-"""Pictures of the scene and exact pixel labels, as fast as software rendering allows."""
+"""Renders images of the scene and exact pixel labels as fast as software rendering allows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def primitive_of_geoms(model: mujoco.MjModel, task: Task) -> np.ndarray:
 
     Args:
         model: The task's model.
-        task: Says which bodies are what.
+        task: Task that assigns bodies to primitives.
 
     Returns:
-        (ngeom + 1,) uint8 indices into PRIMITIVES; the last entry, reached by id -1, is the sky.
+        (ngeom + 1,) uint8 indices into PRIMITIVES; the last entry, which id -1 selects, is the sky.
     """
     table = np.zeros(model.ngeom + 1, np.uint8)
     by_body = {body: name for name, bodies in task.primitives.items() for body in bodies}
@@ -35,12 +35,12 @@ def primitive_of_geoms(model: mujoco.MjModel, task: Task) -> np.ndarray:
 class Scene:
     """Renders one simulation from one camera.
 
-    Shadows, reflections and multisampling are off, sites (the goal marker!) are never drawn, and
-    bodies and triangles that the camera never sees are left out.
+    Shadows, reflections and multisampling are off. Sites are never drawn, because the goal marker
+    is a site. Bodies and triangles that the camera never sees are left out.
 
     Attributes:
-        view: The camera, where ``disturb`` put it.
-        options: What is drawn.
+        view: The camera, at the pose that ``disturb`` has set.
+        options: MuJoCo's options that say what is drawn.
     """
 
     def __init__(
@@ -52,14 +52,16 @@ class Scene:
         *,
         cull: bool = True,
     ) -> None:
-        """Makes the renderer; needs a working OpenGL.
+        """Creates the renderer; this needs a working OpenGL.
 
         Args:
-            model: Changed: multisampling off, what is never seen taken out of what is drawn.
-            data: Read at each picture.
-            task: Camera and labels.
-            size: Pixels, square.
-            cull: Leave out what is never seen (off to test that, and to find it out).
+            model: Model that is changed in place: multisampling is switched off, and parts that
+                are never seen are no longer drawn.
+            data: Simulation state, which is read for each image.
+            task: Task that defines the camera and the labels.
+            size: Width and height of the images, pixels.
+            cull: Whether to leave out parts that are never seen. It is False in the test of this
+                and in the survey that finds these parts.
         """
         self._model, self._data, self._camera = model, data, task.camera
         self._light = model.light_diffuse.copy()
@@ -84,11 +86,11 @@ class Scene:
         self._model.geom_group[of_hidden] = HIDDEN_GROUP
 
     def disturb(self, light: np.ndarray, camera: np.ndarray) -> None:
-        """Sets light and camera of an episode.
+        """Sets the light and the camera pose of an episode.
 
         Args:
-            light: (3,) factor on the brightness of red, green and blue.
-            camera: (6,) change of azimuth, elevation (degrees), distance (share), lookat (m).
+            light: (3,) factors on the brightness of red, green and blue.
+            camera: (6,) changes of azimuth, elevation (degrees), distance (share), lookat (m).
         """
         self._model.light_diffuse[:] = self._light * light
         self._model.vis.headlight.diffuse[:] = self._headlight[0] * light
@@ -107,7 +109,7 @@ class Scene:
         return self._renderer.render()
 
     def rgb(self) -> np.ndarray:
-        """Returns the picture, (H, W, 3) uint8."""
+        """Returns the image, (H, W, 3) uint8."""
         return self._render().copy()
 
     def labels(self) -> np.ndarray:

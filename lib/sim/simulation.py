@@ -1,9 +1,9 @@
-"""A Meta-World simulation, reset and stepped without its detours.
+"""Resets and steps a Meta-World simulation without Meta-World's redundant computations.
 
-Meta-World settles the hand anew at every reset, twice, and spends as long on putting its
-observation together as MuJoCo spends on the physics. The physics, the observation, the reward and
-the success here are Meta-World's own to the last bit (a test compares them); what is left out is
-work whose result is thrown away or always the same.
+At every reset, Meta-World lets the hand settle twice. At every step, it needs as much time to
+assemble its observation as MuJoCo needs for the physics. The physics, the observation, the reward
+and the success here are equal to Meta-World's to the last bit (a test compares them). Only
+computations with an unused or constant result are left out.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import mujoco
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-FRAME = 18  # numbers of one moment in Meta-World's observation
-SETTLING_STEPS = 50  # control steps that Meta-World gives the hand to come to rest
-GRIPPER_SPAN_M = 0.1  # between the fingers when the gripper is wide open
+FRAME = 18  # values of one time step in Meta-World's observation
+SETTLING_STEPS = 50  # control steps in which Meta-World lets the hand come to rest
+GRIPPER_SPAN_M = 0.1  # distance between the fingers when the gripper is fully open
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # everything that the next step depends on
 
 
 class Simulation:
-    """One task of Meta-World.
+    """One Meta-World task.
 
     Attributes:
         world: Meta-World's environment; its own reset and step are not used.
@@ -30,13 +30,13 @@ class Simulation:
     """
 
     def __init__(self, env_name: str) -> None:
-        """Builds the model and settles the hand once.
+        """Builds the model and lets the hand settle once.
 
         Args:
             env_name: A key of Meta-World's ALL_V3_ENVIRONMENTS.
         """
         self.world = world = ALL_V3_ENVIRONMENTS[env_name]()
-        # Positions are set by hand at reset: Meta-World draws them from a global generator.
+        # ``reset`` sets the positions: Meta-World draws them from a global random generator.
         world._freeze_rand_vec = True
         world._set_task_called = True
         self.model, self.data = world.model, world.data
@@ -50,10 +50,10 @@ class Simulation:
         self._settle()
 
     def _settle(self) -> None:
-        """Remembers the state in which Meta-World's reset leaves the robot, one substep before.
+        """Stores the robot's state one substep before the end of Meta-World's reset.
 
-        It is the same wherever the task's parts are put, so that it needs to be found once. The
-        last substep is left to the reset: it computes where all bodies are.
+        This state does not depend on the positions of the task's parts, so it is computed only
+        once. ``reset`` runs the last substep, because it computes the poses of all bodies.
         """
         world, substeps = self.world, self.world.frame_skip
         mujoco.mj_resetData(self.model, self.data)
@@ -71,21 +71,22 @@ class Simulation:
 
     @property
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest of what ``reset`` takes."""
+        """Lowest and highest position that ``reset`` accepts."""
         return self.world._random_reset_space.low, self.world._random_reset_space.high
 
     def reset(self, position: np.ndarray) -> np.ndarray:
-        """Puts the task's parts in place and the robot at its start.
+        """Puts the task's parts in place and the robot in its start state.
 
         Args:
-            position: Of the parts, within ``positions``.
+            position: Position of the parts, within ``positions``.
 
         Returns:
             (39,) Meta-World's observation.
         """
         world = self.world
         world._last_rand_vec = position
-        # The first time for the places of the parts, the second time with the parts in place.
+        # The first reset_model sets the positions of the parts; the second runs with the parts
+        # in place.
         world._reset_hand = lambda *_: None
         world.reset_model()
         mujoco.mj_resetData(self.model, self.data)
@@ -119,7 +120,7 @@ class Simulation:
         return obs, float(reward), bool(info["success"])
 
     def _look(self) -> np.ndarray:
-        """Returns one moment: hand (3), gripper's opening, position and turn of the parts."""
+        """Returns one time step: hand position (3), gripper opening, pose of each part."""
         places = self.data.xpos
         fingers = places[self._right] - places[self._left]
         frame = np.zeros(FRAME)

@@ -1,7 +1,7 @@
-"""What can go wrong in a rollout, each kind with a severity in [0, 1].
+"""Defines the kinds of stress (disturbances) in a rollout, each with a severity in [0, 1].
 
-Severity scales the magnitudes below; when and in which direction a kind strikes is drawn from
-the episode's own random generator, so a rollout is a function of its seed alone.
+The severity scales the magnitudes below. The time and the direction of a disturbance are drawn
+from the episode's own random generator, so a rollout depends only on its seed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 # Magnitudes at severity 1.
-ACTION_NOISE_STD = 0.3  # of actions in [-1, 1]
-MISGRASP_M = 0.12  # the hand is somewhere else than its sensors say
-SLIP_M = 0.10  # the hand is torn off upwards by this
-SLIP_STEP_M = 0.02  # in a control step
-PUSH_N = 600.0  # on the hand, or closing the part, for PUSH_STEPS
+ACTION_NOISE_STD = 0.3  # standard deviation of the noise on actions in [-1, 1]
+MISGRASP_M = 0.12  # distance between the true and the sensed hand position
+SLIP_M = 0.10  # distance by which the hand is torn off upwards
+SLIP_STEP_M = 0.02  # upward motion in one control step
+PUSH_N = 600.0  # force on the hand, or on the part towards closing, for PUSH_STEPS
 PUSH_STEPS = 4
-DAMPING_FACTOR = 100.0  # joint damping of the part, times up to 1 + this
-FRICTION_N = 150.0  # dry friction of the part's joint
-LIGHT_SHARE = 0.6  # brightness of each colour, times 1 +- this
-CAMERA_DEG = 8.0  # azimuth and elevation
-CAMERA_SHARE = 0.08  # distance
-CAMERA_M = 0.02  # the point looked at
-DROPOUT_SHARE = 0.4  # of the frames are black
-LATENCY_STEPS = 2  # observations come this many control steps late
+DAMPING_FACTOR = 100.0  # the part's joint damping is multiplied by up to 1 + this
+FRICTION_N = 150.0  # largest dry friction of the part's joint
+LIGHT_SHARE = 0.6  # the brightness of each colour is multiplied by 1 +- at most this
+CAMERA_DEG = 8.0  # largest change of azimuth and elevation
+CAMERA_SHARE = 0.08  # largest relative change of the distance
+CAMERA_M = 0.02  # largest shift of the point looked at, along each axis
+DROPOUT_SHARE = 0.4  # share of the frames that are black
+LATENCY_STEPS = 2  # control steps by which observations are delayed
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Stress:
 
     Attributes:
         action_noise: Gaussian noise on every action.
-        misgrasp: A constant error in where the hand's sensors say it is.
-        slip: Once the part moves, the hand is torn off it.
+        misgrasp: A constant error of the sensed hand position.
+        slip: After the part has begun to move, the hand is torn off it.
         push: A short force on the hand or the part.
         dynamics: More damping and dry friction in the part's joint.
-        light: Other brightness and colour of the light.
-        camera: Another camera pose.
+        light: Changed brightness and colour of the light.
+        camera: Changed camera pose.
         dropout: Black frames.
-        latency: Late observations.
+        latency: Delayed observations.
     """
 
     action_noise: float = 0.0
@@ -71,29 +71,29 @@ class Stress:
 STRESS_KINDS = tuple(item.name for item in fields(Stress))
 NOMINAL = Stress()
 
-# Kinds that change what is seen of a moment; the others change the step that follows it.
+# Kinds that change the observation itself; the others change the step that follows it.
 SENSED_KINDS = ("misgrasp", "light", "camera", "dropout", "latency")
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """One episode's draw: what the severities become.
+    """Disturbances of one episode, as drawn from the severities.
 
     Attributes:
-        action_noise_std: Of actions in [-1, 1].
+        action_noise_std: Standard deviation of the noise on actions in [-1, 1].
         hand_offset: (3,) sensed minus true hand position, m.
-        slip_at: Opening of the part at which the hand is torn off, as a share of its travel;
-            infinite for never.
-        slip_steps: For so many steps the hand is driven upwards.
-        push_at: Step at which the push begins, -1 for never.
-        push_force: (3,) N.
-        push_part: On the part (else on the hand).
+        slip_at: Opening of the part at which the hand is torn off, as a share of the part's
+            travel; infinite means never.
+        slip_steps: Number of steps in which the hand is driven upwards.
+        push_at: Step at which the push begins; -1 means never.
+        push_force: (3,) force of the push, N.
+        push_part: Whether the push acts on the part instead of the hand.
         damping: Factor on the damping of the part's joint.
-        friction: Dry friction of that joint, N.
-        light: (3,) factor on the light's red, green and blue.
-        camera: (6,) change of azimuth, elevation (degrees), distance (share), lookat (m).
+        friction: Dry friction of the part's joint, N.
+        light: (3,) factors on the light's red, green and blue.
+        camera: (6,) changes of azimuth, elevation (degrees), distance (share), lookat (m).
         dropout: Share of black frames.
-        latency: Steps.
+        latency: Delay of the observations, control steps.
     """
 
     action_noise_std: float
@@ -112,16 +112,17 @@ class Disturbance:
 
 
 def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
-    """Draws what happens in one episode.
+    """Draws the disturbances of one episode.
 
-    Every kind draws its numbers whether or not it is active, so that switching one on leaves
-    the others as they were.
+    Random numbers are drawn for every kind, even if it is not active. Switching on one kind
+    therefore leaves the others unchanged.
 
     Args:
-        stress: Severities.
-        rng: The episode's generator.
+        stress: Severity of each kind.
+        rng: The episode's random generator.
     """
-    # Sideways or upwards: downwards the table stops the hand, and forwards the handle does.
+    # The misgrasp offset displaces the true hand sideways or upwards: downwards the table would
+    # stop the hand, and forwards the handle would.
     angle = rng.uniform(0.0, np.pi)
     direction = np.array([np.cos(angle), 0.0, -np.sin(angle)])
     slip_at, push_at = rng.uniform(0.15, 0.6), int(rng.integers(3, 35))

@@ -1,9 +1,10 @@
-"""Finds which triangles of the robot and the drawer a camera ever sees, for ``lib.sim.faces``.
+"""Finds the triangles of the robot and the drawer that a camera ever sees, for ``lib.sim.faces``.
 
     python -m lib.sim.survey         surveys every task again, about a minute each
 
-In thousands of poses, under stressed cameras, a triangle counts as seen if it faces the camera and
-one of its points is within TOLERANCE_M of what is nearest there. That errs on the side of drawing.
+The survey looks at thousands of poses from stressed cameras. A triangle counts as seen if it faces
+the camera and one of its points is at most TOLERANCE_M behind the nearest surface at that pixel.
+In doubtful cases the triangle is kept and drawn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from lib.files import atomic
+from lib.base.files import atomic
 from lib.sim.env import ManipulationEnv
 from lib.sim.experts import ScriptedExpert
 from lib.sim.faces import FILE, mesh_key, mesh_rows
@@ -19,20 +20,20 @@ from lib.sim.scene import Scene
 from lib.sim.stress import Stress, draw
 from lib.sim.tasks import TASKS
 
-EPISODES, EVERY, CAMERAS = 120, 4, 2  # every so many steps, seen by so many cameras
+EPISODES, EVERY, CAMERAS = 120, 4, 2  # CAMERAS cameras look at the scene every EVERY steps
 SIZE = 384  # pixels of the depth pictures
 TOLERANCE_M = 0.003
 
 
 class Survey:
-    """Collects which triangles of one simulation are seen."""
+    """Records which triangles of one simulation are seen."""
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        """Begins with none.
+        """Starts with all triangles unseen.
 
         Args:
-            model: Of a task, its meshes whole.
-            data: Looked at whenever ``look`` is called.
+            model: Model of a task, with complete meshes.
+            data: Simulation state, which each call of ``look`` reads.
         """
         self._model, self._data = model, data
         self._renderer = mujoco.Renderer(model, SIZE, SIZE)
@@ -53,14 +54,15 @@ class Survey:
             self.seen[mesh] = np.zeros(len(corners), bool)
 
     def look(self, view: mujoco.MjvCamera, options: mujoco.MjvOption) -> None:
-        """Marks what one camera sees now.
+        """Marks the triangles that one camera sees now.
 
         Args:
             view: A free camera.
-            options: Which geoms are drawn.
+            options: MuJoCo's options that say which geoms are drawn.
         """
         self._renderer.update_scene(self._data, view, options)
-        # The farthest of the pixels around, so that a point beside an edge is not lost.
+        # Takes the largest depth among the neighbouring pixels, so that a point beside an edge is
+        # not missed.
         depth = np.pad(self._renderer.render(), 1, mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(depth, (3, 3))
         depth = windows.max((2, 3)) + TOLERANCE_M
@@ -92,13 +94,13 @@ class Survey:
 
 
 def survey_task(name: str) -> dict[str, np.ndarray]:
-    """Surveys a task; a third of its episodes are random motion, the others the stressed expert's.
+    """Surveys a task: random motion in a third of the episodes, the stressed expert in the others.
 
     Args:
-        name: Of the task.
+        name: Name of the task.
 
     Returns:
-        Packed bits by key of the mesh, for the survey's file.
+        Packed bits by mesh key, one bit per triangle, for the survey's file.
     """
     env = ManipulationEnv(name, render=False, horizon=75, linger=None)
     model, data = env._sim.model, env._sim.data
@@ -126,7 +128,7 @@ def survey_task(name: str) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Writes the survey of every task."""
+    """Surveys every task and writes the survey's file."""
     found = {key: bits for name in TASKS for key, bits in survey_task(name).items()}
     with atomic(FILE) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, **found)

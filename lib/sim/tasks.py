@@ -1,6 +1,6 @@
-"""The tasks, as data: which bodies are what, where the camera stands, who the expert is.
+"""Defines the tasks as data: the bodies of each primitive, the camera and the scripted expert.
 
-Code elsewhere never names a drawer.
+The other simulator code takes all names of bodies and joints from here.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Camera:
     """A free camera that looks at a point.
 
     Attributes:
-        azimuth: Degrees around the vertical.
-        elevation: Degrees, negative looks down.
-        distance: To the point, m.
-        lookat: The point, m.
+        azimuth: Angle around the vertical axis, degrees.
+        elevation: Elevation angle, degrees; negative looks down.
+        distance: Distance from the camera to the point, m.
+        lookat: Position of the point, m.
     """
 
     azimuth: float
@@ -28,8 +28,8 @@ class Camera:
     lookat: tuple[float, float, float]
 
 
-# Names of bodies by primitive, for the parts that every Sawyer task shares. A name stands for
-# that body alone; a body that no entry names is background.
+# Names of bodies by primitive, for the parts that every Sawyer task shares. A name stands for that
+# body alone, not for its children. A body that is not listed is background.
 ROBOT_AND_SCENE: Mapping[str, tuple[str, ...]] = {
     "table": ("tablelink",),
     "arm": (
@@ -62,8 +62,8 @@ ROBOT_AND_SCENE: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
-# Bodies that stand outside the camera's view whatever the arm does: not drawn. A test holds
-# that leaving them out changes no pixel.
+# Bodies that are outside the camera's view in every pose of the arm. They are not drawn; a test
+# checks that leaving them out changes no pixel.
 NEVER_SEEN = (
     "controller_box",
     "pedestal_feet",
@@ -83,17 +83,17 @@ class Task:
     """One manipulation task.
 
     Attributes:
-        name: Our name.
-        env_name: Meta-World's environment.
-        expert: Class name of its scripted expert in ``metaworld.policies``.
+        name: Name of the task in this repository.
+        env_name: Name of Meta-World's environment.
+        expert: Class name of the scripted expert in ``metaworld.policies``.
         part_body: The body that has to move.
-        part_joint: Its joint.
-        travel_m: How far it can move, m.
-        primitives: Bodies by primitive.
-        handle_geom: The visible geom that is taken hold of.
-        camera: Where the picture is taken from.
-        hidden_bodies: Bodies the camera never sees.
-        free_space: Lowest and highest corner of a box in which the hand meets nothing, m.
+        part_joint: Joint of that body.
+        travel_m: Largest travel of that joint, m.
+        primitives: Names of bodies by primitive.
+        handle_geom: The visible geom that the gripper takes hold of.
+        camera: Camera that takes the images.
+        hidden_bodies: Bodies that the camera never sees.
+        free_space: Lowest and highest corner of a box in which the hand touches nothing, m.
     """
 
     name: str

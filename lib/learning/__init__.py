@@ -1,0 +1,1 @@
+"""Base of every training: arithmetic, the training loop, checkpoints and closed-form algebra."""

@@ -1,1 +1,0 @@
-"""The frozen eyes and memory of the policy, as one stack from pixels to an observation."""

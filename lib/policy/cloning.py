@@ -1,0 +1,129 @@
+"""Learning before the robot moves: recorded transitions and behaviour cloning of the expert.
+
+Tensor suffixes: B batch, K objectives.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.agent.agents import Observed
+from lib.agent.condition import ConditionVector, condition_batch
+from lib.data.dataset import Dataset
+from lib.learning.loop import Curve, Optimizer, fit
+from lib.losses import sac
+from lib.models.hydra import HydraActor
+from lib.params import Safety
+from lib.policy import Policy
+from lib.policy.replay import Batch, Replay
+
+
+def to_replay(dataset: Dataset, seen: Observed, settings: Policy) -> Replay:
+    """Converts recorded episodes to transitions.
+
+    Successful episodes also supply the actions of the expert without noise, for behaviour cloning.
+    Failed episodes are used for SAC only.
+
+    Args:
+        dataset: Dataset with ``actions``, ``vector_rewards``, ``dones`` and
+            ``labels/expert_action``.
+        seen: Observations of the agent at every step.
+        settings: Settings with the number of steps of a return and the discount.
+    """
+    arrays = dataset.arrays
+    replay = Replay(len(dataset), seen.observation.shape[1], settings.n_step, settings.gamma)
+    for episode in dataset.episodes:
+        rows = episode.rows
+        worth_cloning = episode.tags["success"]
+        replay.add(
+            seen.observation[rows],
+            seen.skill[rows],
+            seen.severity[rows],
+            arrays["actions"][rows],
+            arrays["vector_rewards"][rows],
+            bool(arrays["dones"][rows][-1]),
+            arrays["labels/expert_action"][rows] if worth_cloning else None,
+        )
+    return replay
+
+
+def clone(
+    actor: HydraActor,
+    replay: Replay,
+    condition: ConditionVector,
+    settings: Policy,
+    safety: Safety,
+) -> Curve:
+    """Trains a policy by behaviour cloning on the noise-free expert actions of successful episodes.
+
+    Args:
+        actor: Policy network, trained in place.
+        replay: Replay buffer of recorded transitions.
+        condition: Base of the conditions. Preferences are varied, because the expert acts the same
+            under all of them.
+        settings: Training settings.
+        safety: Settings of the gradient clipping and the NaN guard.
+
+    Returns:
+        Loss curve of ``total``.
+    """
+    rng = np.random.default_rng(int(torch.randint(2**31, ())))
+
+    def losses_of_step(step: int) -> dict[str, Tensor]:
+        batch = replay.sample(settings.batch_size, rng, cloning=True)
+        conditions = draw_conditions(batch, condition, settings, rng)[0]
+        action = actor.act(batch.obs, conditions, batch.skill)
+        return {"total": sac.behaviour_cloning_loss(action, batch.expert)}
+
+    optimizer = Optimizer(
+        "policy",
+        actor.parameters(),
+        settings.lr,
+        safety,
+        schedule=lambda step: 1 - step / settings.bc_steps,
+    )
+    return fit("cloning", losses_of_step, optimizer, settings.bc_steps)
+
+
+def draw_preferences(count: int, settings: Policy, rng: np.random.Generator) -> np.ndarray:
+    """Draws preferences: three quarters are presets, the others are mixtures of the presets.
+
+    Args:
+        count: Number of preferences.
+        settings: Settings with the presets.
+        rng: Random generator.
+
+    Returns:
+        Preferences (count, K), shares that sum to one.
+    """
+    presets = np.array(list(settings.presets.values()))
+    between = rng.dirichlet(np.ones(len(presets)), count) @ presets
+    preset = presets[rng.integers(0, len(presets), count)]
+    return np.where(rng.random(count)[:, None] < 0.75, preset, between)
+
+
+def draw_conditions(
+    batch: Batch, base: ConditionVector, settings: Policy, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Relabels a batch with randomly drawn preferences.
+
+    Args:
+        batch: Batch of transitions.
+        base: Condition that supplies everything except skill, preference and novelty.
+        settings: Settings with the presets.
+        rng: Random generator.
+
+    Returns:
+        Conditions of the present step (B, CONDITION_DIM), conditions of the next step, and the
+        preference weights (B, K).
+    """
+    weights = draw_preferences(len(batch), settings, rng)
+    now = condition_batch(base, batch.skill.numpy(), weights, batch.severity.numpy())
+    after = condition_batch(base, batch.next_skill.numpy(), weights, batch.next_severity.numpy())
+    return (
+        torch.from_numpy(now),
+        torch.from_numpy(after),
+        torch.from_numpy(weights.astype(np.float32)),
+    )

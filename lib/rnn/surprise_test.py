@@ -1,0 +1,160 @@
+"""Test of whether the surprise of the spatial RNN separates stressed from nominal episodes.
+
+The episodes are rolled out only for this test, by the scripted expert on positions that are used
+for nothing else, nominal or under one kind of stress. Training and calibration do not use them.
+
+Tensor suffixes: T steps, H height, W width, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from lib.base.console import say
+from lib.base.errors import UserError
+from lib.base.paths import MANIFEST, relative
+from lib.data.dataset import Dataset, Reference
+from lib.models.convgru import ConvGRU
+from lib.rnn.normalizer import Normalizer
+from lib.rnn.surprise import SurpriseScale, episode_errors
+from lib.sim.rollout import RolloutRequest, stressed_rollouts
+from lib.sim.stress import STRESS_KINDS, Stress
+
+VISUAL = ("light", "camera", "dropout")
+DYNAMIC = ("misgrasp", "slip", "push", "dynamics")
+EPISODE_QUANTILE = 0.95
+STREAM = "surprise-test"  # the episode score was chosen on the positions of another stream
+HORIZON = 50  # control steps; the expert needs 44
+NOMINAL = frozenset({"action_noise"})  # stress kinds that a nominal episode of phase 1 may have
+
+
+def calibrate(
+    model: ConvGRU | None,
+    features: Mapping[str, np.ndarray],
+    dataset: Dataset,
+    normalize: Normalizer,
+    *,
+    components: int,
+    quantile: float,
+    factor: float,
+) -> SurpriseScale:
+    """Calibrates the scale of the prediction errors on nominal episodes.
+
+    The training episodes give the covariance of the errors, because it needs many episodes. The
+    validation episodes show how large the errors are on episodes that were not trained on.
+
+    Args:
+        model: The RNN in evaluation mode; None for persistence.
+        features: Features (N, C, H, W) by level, with rows as in the dataset.
+        dataset: Dataset with ``actions``.
+        normalize: Normaliser of the features.
+        components: Number of principal axes with their own variance.
+        quantile: Share of the validation frames that are known.
+        factor: Ratio of the threshold for unknown frames to the threshold for known frames.
+
+    Raises:
+        UserError: If no training or validation episode is nominal.
+    """
+    nominal = [e for e in dataset.episodes if set(e.tags.get("stress", {})) <= NOMINAL]
+    train, valid = ([e for e in nominal if e.split == split] for split in ("train", "valid"))
+    if not train and not valid:
+        raise UserError(
+            f"{relative(MANIFEST)}: no episode is nominal, so surprise cannot be calibrated; raise "
+            "phase1_sima2.episodes"
+        )
+    if not train or not valid:
+        say("surprise: nominal episodes of one split only, which calibrate alone")
+
+    def errors(episodes: Sequence[Reference]) -> list[dict[str, torch.Tensor]]:
+        return [
+            episode_errors(
+                model,
+                normalize({level: torch.from_numpy(x[e.rows]) for level, x in features.items()}),
+                torch.from_numpy(dataset.arrays["actions"][e.rows]),
+            )
+            for e in episodes
+        ]
+
+    of_train, of_valid = errors(train), errors(valid)
+    both = (of_train or of_valid, of_valid or of_train)
+    return SurpriseScale.of(*both, components, quantile, factor)
+
+
+def episode_score(scale: SurpriseScale, errors: Mapping[str, torch.Tensor]) -> float:
+    """Returns the surprise of an episode: the 0.95 quantile of ``SurpriseScale.value``.
+
+    This quantile shows a fault that lasts for a twentieth of an episode, but not a single odd
+    frame.
+
+    Args:
+        scale: Calibrated scale of the prediction errors.
+        errors: Return value of ``episode_errors``.
+    """
+    return float(torch.quantile(scale.value(errors).double(), EPISODE_QUANTILE))
+
+
+def separation(scores: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Measures how well the scores of episodes separate stressed from nominal episodes.
+
+    Args:
+        scores: Stress kind and score of each episode of a suite.
+
+    Returns:
+        AUROC of the visual and dynamic kinds together (``auroc``), and of each kind by name.
+    """
+    by_kind: dict[str, list[float]] = {}
+    for kind, value in scores:
+        by_kind.setdefault(kind, []).append(value)
+    nominal = by_kind.pop("nominal")
+    together = [v for kind in (*VISUAL, *DYNAMIC) for v in by_kind[kind]]
+    return {
+        "auroc": round(auroc(together, nominal), 6),
+        **{kind: round(auroc(values, nominal), 6) for kind, values in by_kind.items()},
+    }
+
+
+def auroc(stressed: Sequence[float], nominal: Sequence[float]) -> float:
+    """Returns the probability that a stressed score exceeds a nominal one; ties count half.
+
+    Args:
+        stressed: Scores of stressed episodes, which should be high.
+        nominal: Scores of nominal episodes, which should be low.
+    """
+    high, low = np.asarray(stressed)[:, None], np.asarray(nominal)[None]
+    return float((high > low).mean() + 0.5 * (high == low).mean())
+
+
+def suite_kinds(per_kind: int) -> list[str]:
+    """Returns the kind of each episode: ``3 * per_kind`` nominal episodes, then each stress kind.
+
+    Args:
+        per_kind: Number of episodes for each stress kind.
+    """
+    return ["nominal"] * 3 * per_kind + [kind for kind in STRESS_KINDS for _ in range(per_kind)]
+
+
+def suite(
+    task: str, seed: int, image_size: int, per_kind: int, severity: float
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Rolls out the episodes of ``suite_kinds``.
+
+    Args:
+        task: Name of a task in lib/sim/tasks.py.
+        seed: Data seed.
+        image_size: Side of the square pictures, pixels.
+        per_kind: Number of episodes for each stress kind.
+        severity: Severity of the one stress kind that is active in an episode.
+
+    Yields:
+        Kind, (T, H, W, 3) uint8 frames and (T, A) float32 actions of each episode. The actions are
+        the commanded ones, because a robot does not know how noise or a slip changed them.
+    """
+    kinds = suite_kinds(per_kind)
+    asked = RolloutRequest(task, seed, image_size, HORIZON, stream=STREAM, pixel_labels=False)
+    stresses = [Stress(**({} if kind == "nominal" else {kind: severity})) for kind in kinds]
+    rollouts = stressed_rollouts(asked, stresses)
+    for kind, item in zip(kinds, rollouts, strict=True):
+        yield kind, item.obs["image"], item.labels["command"]

@@ -1,1 +1,0 @@
-"""Training: one loop, and what each model learns from."""

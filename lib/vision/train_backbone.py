@@ -1,0 +1,172 @@
+"""Contrastive training of the backbone (SimCLR, Chen et al. 2020) on the pictures of phase 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from lib.data.dataset import Dataset, Reference
+from lib.learning.augment import Augment, shifted
+from lib.learning.halves import Twins, in_halves
+from lib.learning.loop import Curve, Optimizer, fit, warmup_cosine
+from lib.losses.contrastive import nt_xent
+from lib.models.backbone import Backbone, ProjectionHead, ReconstructionHead
+from lib.models.frozen import to_unit
+from lib.params import Safety
+from lib.vision import Vision
+
+EMBEDDED_LEVEL = "p4"  # the contrastive loss compares this level: it keeps positions
+CALIBRATION_BATCHES = 8
+
+
+def build_backbone(settings: Vision) -> Backbone:
+    """Builds an untrained backbone.
+
+    Args:
+        settings: Settings with the size, block type and channels of the backbone.
+    """
+    model = Backbone(settings.size, settings.block, settings.pyramid_channels)
+    return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def calibrate_batch_norm(model: Backbone, images_NHW3: np.ndarray, seed: int) -> None:
+    """Sets the batch-normalisation statistics of an untrained backbone from real pictures.
+
+    Otherwise the random frozen baseline would be judged on badly scaled activations.
+
+    Args:
+        model: Backbone, changed in place.
+        images_NHW3: Pictures, uint8.
+        seed: Seed for the choice of the pictures.
+    """
+    rows = np.random.default_rng(seed).choice(len(images_NHW3), CALIBRATION_BATCHES * 64)
+    model.train()
+    for batch in np.split(np.sort(rows), CALIBRATION_BATCHES):
+        model(to_unit(images_NHW3[batch]))
+
+
+def mean_pictures(images_NHW3: Tensor, episodes: Sequence[Reference]) -> Tensor:
+    """Returns the mean picture of each episode at half size, (E, 3, H/2, W/2) in [0, 1].
+
+    Args:
+        images_NHW3: Pictures, uint8; black pictures are left out of the mean.
+        episodes: Episodes with their rows in the pictures.
+    """
+    means = []
+    for e in episodes:
+        frames = images_NHW3[e.rows][::4]
+        seen = frames.flatten(1).amax(1) > 0
+        means.append(to_unit(frames[seen] if seen.any() else frames).mean(0))
+    return F.avg_pool2d(torch.stack(means), 2)
+
+
+def motion_weights(target_B3HW: Tensor, scene_B3HW: Tensor, settings: Vision) -> Tensor:
+    """Returns pixel weights for the reconstruction that are larger where the scene moves.
+
+    Motion is the difference from the mean picture of the episode. The hand covers a hundredth of
+    the picture. Without weights, the table and the wall would dominate the loss.
+
+    Args:
+        target_B3HW: Pictures to be reconstructed.
+        scene_B3HW: Mean picture of the episode of each target.
+        settings: ``motion`` is the weight that mean motion adds; a pixel without motion has
+            weight 1 before the weights are normalised.
+
+    Returns:
+        Weights (B, 1, H, W) with a mean of one.
+    """
+    motion = (target_B3HW - scene_B3HW).abs().mean(1, keepdim=True)
+    return (1 + settings.motion * motion / (motion.mean() + 1e-6)) / (1 + settings.motion)
+
+
+def train_backbone(
+    model: Backbone,
+    dataset: Dataset,
+    settings: Vision,
+    safety: Safety,
+    fabric: Fabric,
+) -> Curve:
+    """Trains a backbone with the NT-Xent loss and, if its weight is not 0, a reconstruction loss.
+
+    Args:
+        model: Backbone, trained in place.
+        dataset: Dataset with ``obs/image``; only the training episodes are used.
+        settings: Training settings.
+        safety: Settings of the gradient clipping and the NaN guard.
+        fabric: Lightning Fabric, which sets device and precision.
+
+    Returns:
+        Loss curves of ``contrastive``, ``reconstruction`` and ``total``.
+    """
+    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    augment = Augment(
+        settings.shift_px, settings.colour, settings.noise, generator, blur=settings.blur
+    )
+    episodes = [e for e in dataset.episodes if e.split == "train"]
+    images = torch.from_numpy(dataset.arrays["obs/image"])
+    seen = dataset.seen(dataset.rows(["train"]))
+    frames = torch.from_numpy(seen)
+    stops = np.array([e.stop for e in episodes])
+    episode_of = torch.from_numpy(np.searchsorted(stops, seen, side="right"))
+    side = -(-images.shape[1] // 16)  # of the P4 map, which has stride 16
+    channels = model.channels[EMBEDDED_LEVEL]
+    head = ProjectionHead(channels * side * side, 256, settings.projection_dim)
+    decoder = ReconstructionHead(channels) if settings.reconstruction else None
+    encoders = torch.nn.ModuleList([m for m in (model, decoder) if m is not None])
+    trained = torch.nn.ModuleList([encoders, head]).to(fabric.device).train()
+    twins = Twins(model)
+    batch = min(settings.batch_size, len(frames))
+    scenes = mean_pictures(images, episodes) if decoder is not None else None
+
+    def losses_of_step(step: int) -> dict[str, torch.Tensor]:
+        picked = torch.randperm(len(frames), generator=generator)[:batch]
+        chosen = images[frames[picked]]
+        shifts = augment.shifts(batch)
+        views = [augment(chosen, shifts).to(fabric.device), augment(chosen).to(fabric.device)]
+
+        def encode(net: Backbone, part: slice) -> list[Tensor]:
+            # Both views of a picture go through the same half of the batch. Otherwise different
+            # statistics of the batch normalisation would tell the two views apart.
+            maps = net(torch.cat([view[part] for view in views]))[EMBEDDED_LEVEL].chunk(2)
+            return [*maps, decoder(maps[0])] if decoder is not None else list(maps)
+
+        works = twins.works(batch, encode)
+        first, second, *decoded = in_halves(works, encoders.parameters())
+        z1, z2 = head(torch.cat([first, second]).flatten(1)).float().chunk(2)
+        losses = {"contrastive": nt_xent(z1, z2, settings.temperature)}
+        losses["total"] = losses["contrastive"]
+        if decoder is not None:
+            # The target is the clean picture, reconstructed from the first view: the features
+            # must hold what the blur, colour and noise of the view hide. The target is shifted
+            # like the view. Otherwise the network would have to guess the shift, and the
+            # positions in the features would become vague.
+            clean = to_unit(shifted(chosen, shifts)).to(fabric.device)
+            decoded = decoded[0].float()
+            target = F.interpolate(clean, size=decoded.shape[-2:], mode="area")
+            scene = scenes[episode_of[picked]].to(fabric.device)
+            squares, weights = (decoded - target).square(), motion_weights(target, scene, settings)
+            losses["reconstruction"] = squares.mean()
+            # Dividing by the mean variance of the pixels makes the weight of this loss
+            # independent of how much the pictures differ.
+            variance = target.var(dim=0).mean() + 1e-4
+            weighted = settings.reconstruction * (weights * squares).mean() / variance
+            losses["total"] = losses["total"] + weighted
+        return losses
+
+    optimizer = Optimizer(
+        "vision",
+        trained.parameters(),
+        settings.lr,
+        safety,
+        weight_decay=settings.weight_decay,
+        schedule=warmup_cosine(settings.steps, settings.warmup),
+    )
+    curve = fit("vision", losses_of_step, optimizer, settings.steps, fabric.autocast)
+    twins.average_buffers()
+    return curve
