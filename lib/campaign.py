@@ -130,7 +130,9 @@ def _call(root: Path, *command: str) -> str:
         (*python, *command), cwd=root, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise UserError(f"`{' '.join(command[:2])}` failed: {last_line(done.stderr)}")
+        said = done.stderr.strip()
+        reason = last_line(said) if said else f"exit code {done.returncode}"
+        raise UserError(f"`{' '.join(command[:2])}` failed: {reason}")
     return done.stdout.rstrip("\n")
 
 

@@ -332,7 +332,7 @@ def repro(args: Sequence[str], root: Path = ROOT, timings: Path = TIMINGS) -> in
         # After a full run without errors no stage can be changed. Not asking DVC saves a second.
         changed = changed_stages(root, env) if code or args else set()
         stages = read_yaml(root / "dvc.yaml")["stages"]
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, UserError, subprocess.CalledProcessError):
         return code  # DVC could not read the pipeline and has printed the reason.
     rows = stage_rows(stages, stage_records(timings, started), changed, code, root)
     console = Console(highlight=False)

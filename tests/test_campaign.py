@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from lib import campaign, runner
+from lib.base.errors import UserError
 from lib.base.paths import ROOT
 from tests.interrupt import interrupted
 
@@ -241,6 +242,14 @@ def test_what_is_no_specification_is_one_line(repo, capfd):
     assert run(repo, path) == 2 and "presets/none.yaml: not found" in capfd.readouterr().err
     path.with_suffix(".csv").write_text("<<<<<<< HEAD\nvariant,seed\n")
     assert run(repo, write_spec(repo)) == 2 and "other columns" in capfd.readouterr().err
+
+
+def test_a_command_that_fails_without_a_word_is_told_by_its_exit_code(tmp_path):
+    """What it wrote last is the reason, where it wrote anything."""
+    with pytest.raises(UserError, match=r"`sh -c` failed: exit code 3$"):
+        campaign._call(tmp_path, "sh", "-c", "exit 3")
+    with pytest.raises(UserError, match=r"`sh -c` failed: why$"):
+        campaign._call(tmp_path, "sh", "-c", "echo first >&2; echo why >&2; exit 3")
 
 
 def test_what_a_clone_would_lack_is_refused(repo, capfd):

@@ -113,6 +113,12 @@ def test_broken_pipeline_is_left_to_dvc_to_explain(repo, capfd):
     assert "dvc.yaml" in captured.err and "stage" not in captured.out
 
 
+def test_a_pipeline_that_is_gone_is_left_to_dvc_to_explain(tmp_path, monkeypatch):
+    """DVC's exit code is the only answer; no second error comes from reading dvc.yaml."""
+    monkeypatch.setattr(runner, "_run_dvc", lambda args, root, env: 0)
+    assert runner.repro([], tmp_path, tmp_path / "timings") == 0
+
+
 def test_a_stage_that_ended_well_without_its_outs_has_failed(tmp_path):
     stages = {"a": {"outs": ["data/a"]}, "b": {"deps": ["data"]}, "c": {}}
     records = {"a": {"ok": True, "seconds": 1.0}}
