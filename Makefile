@@ -10,7 +10,7 @@ PIP := -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor repro campaign readme verify test lint format deps lock clean
+.PHONY: help setup doctor repro campaign readme verify test mutants lint format deps lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -46,9 +46,13 @@ verify: $(INSTALLED) ## Compare the small preset's outs with tests/goldens (CPU=
 test: lint ## Lint, then run the tests (ARGS="-n 4" goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(INSTALLED) ## Check style and the import contracts
+mutants: $(INSTALLED) ## Put known faults into the code, one at a time: a test must notice each
+	@$(BIN)/python -m tests.mutate $(ARGS)
+
+lint: $(INSTALLED) ## Check style, types and the import contracts
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ty check --quiet
 	@$(BIN)/lint-imports --no-logo
 
 format: $(INSTALLED) ## Format the code and mend what ruff can mend

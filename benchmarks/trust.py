@@ -4,7 +4,7 @@
 
 The training episodes of phase 1 are split into two sources: every third episode keeps its exact
 labels, the others are relabelled by a bad labeller. The experiment is repeated with no exact
-episode at all, because in the pipeline one source, the simulator, gives 160 of 168 episodes. A
+episode at all, because in the pipeline one source, the simulator, gives nearly all episodes. A
 segment is one primitive in one episode. A third of the bad labeller's segments carry the name of
 another primitive throughout their episode. The wrong name is either the same for all wrong segments
 of a primitive (consistent), or drawn anew for each segment (random).

@@ -97,7 +97,9 @@ def read_spec(path: Path, root: Path = ROOT) -> Spec:
             _set_params(params, scratch, f"{name}: variants.{variant}")
     for column, metric in spec.metrics.items():
         if column in COLUMNS:
-            raise UserError(f"{name}: metrics.{column}: the column is taken; give another name")
+            raise UserError(
+                f"{name}: metrics.{column}: a column of every row has this name; choose another one"
+            )
         if _number(root, metric) is None:
             where = f"{name}: metrics.{column}: no number {metric.key} in {metric.file}"
             raise UserError(f"{where}; correct it, or `make repro` first if it is new")
@@ -159,7 +161,10 @@ def _check_committed(root: Path, read: Sequence[str]) -> None:
     changed = _call(root, "git", "status", "--porcelain", "-z", "--", *ALWAYS_READ, *read)
     if changed:
         file = changed.split("\0")[0][3:]
-        raise UserError(f"{file}: not committed as it is; commit or stash it: a row is of a commit")
+        raise UserError(
+            f"{file}: has changes that are not committed; commit or stash them, because a row "
+            "belongs to a commit"
+        )
     # A file that Git ignores is no problem if DVC ignores it too, or if DVC can restore it because
     # its .dvc file is in the commit.
     ignored = _files(root, "-oi", "--exclude-standard", "--", *read)
@@ -287,7 +292,7 @@ def campaign(path: Path, *, run: bool, root: Path = ROOT, work: Path = WORK) -> 
     if run:
         _check_committed(root, read)
     done = {_identity(row) for row in read_rows(csv_file)}
-    asked = [
+    asked: list[Row] = [
         dict(zip(IDENTITY, (variant, seed, commit, _text(spec, variant)), strict=True))
         for variant in spec.variants
         for seed in dict.fromkeys(spec.seeds)

@@ -16,6 +16,7 @@ import torch
 
 from lib.learning.device import start
 from lib.models.backbone import Backbone
+from lib.models.frozen import channels_last
 from lib.params import load_params
 from lib.sim.env import make_env
 
@@ -68,8 +69,7 @@ def measure() -> Speed:
     env.close()
     start(params.compute, params.seed)
     vision = params.vision
-    model = Backbone(vision.size, vision.block, vision.pyramid_channels)
-    model = model.to(memory_format=torch.channels_last)
+    model = channels_last(Backbone(vision.size, vision.block, vision.pyramid_channels))
     images = torch.rand(BATCH, 3, size, size).to(memory_format=torch.channels_last)
 
     def learn() -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +32,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from yaml.constructor import ConstructorError
 
 from lib.base.errors import UserError
 from lib.base.files import atomic
@@ -46,13 +47,25 @@ Horizon = Annotated[int, Field(ge=10, le=250)]  # control steps, to MAX_HORIZON 
 Level = Literal["p3", "p4", "p5"]
 Preference = Annotated[list[Share], Field(min_length=3, max_length=3)]
 
-STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
 
 class Section(BaseModel):
     """Base class of all sections: unknown keys, wrong types and infinities are errors."""
 
-    model_config = STRICT
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def check_shares(name: str, shares: Sequence[float]) -> None:
+    """Checks that the shares of a whole sum to one.
+
+    Args:
+        name: Name of the key and what its values are, for the message: ``split: the shares``.
+        shares: The shares.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"{name} sum to {sum(shares):g}, not to 1")
 
 
 class Compute(Section):
@@ -87,8 +100,7 @@ class Phase1(Section):
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Phase1:
-        if abs(sum(self.split) - 1) > 1e-6:
-            raise ValueError(f"split: the shares sum to {sum(self.split):g}, not to 1")
+        check_shares("split: the shares", self.split)
         return self
 
 
@@ -124,15 +136,13 @@ class _Yaml(yaml.SafeLoader):
     yaml_implicit_resolvers: dict = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        found = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float) and key in found:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            found.add(key if isinstance(key, str | int | float) else id(key))
-        return super().construct_mapping(node, deep)
+        mapping = super().construct_mapping(node, deep)  # refuses lists and mappings as keys
+        keys = [self.construct_object(key_node) for key_node, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                mark = node.value[position][0].start_mark
+                raise ConstructorError(None, None, f"the key {key!r} is given twice", mark)
+        return mapping
 
 
 for _tag, _pattern, _first in (
@@ -242,8 +252,8 @@ def _check_top(values: Any, name: str) -> None:
     *training, test = seeds
     if test is not None and test in training:
         raise UserError(
-            f"{name}: evaluate.seed: {test} is a seed of the training too; the test positions must "
-            "be others"
+            f"{name}: evaluate.seed: {test} is also a seed of the training; choose another one, so "
+            "that the test positions are not those of the training"
         )
 
 

@@ -9,11 +9,12 @@ from lib.params import load_params
 
 
 def main() -> None:
-    """Passes the run, or fails it if a metric is below its threshold."""
+    """Passes the run, or fails it if a metric is on the wrong side of its threshold."""
     result = judge(load_params("gates").gates)
     write_json(SUCCESS, result)
     for name, gate in result["gates"].items():
-        say(f"{name}: {gate['value']:g} (at least {gate['threshold']:g})")
+        told = ", ".join(f"{key.replace('_', ' ')} {number:g}" for key, number in gate.items())
+        say(f"{name}: {told}")
 
 
 if __name__ == "__main__":

@@ -76,12 +76,17 @@ def main() -> None:
     everything = Windows(tested, test, ["test"], length, stride=4)
     clean = Windows(tested, test, ["test"], length, stride=4, without=dropped)
     if not len(clean):
-        say("rnn: every held-out window has a dropped picture; judged on them all the same")
+        say(
+            "rnn: every held-out window has a dropped picture, so the skill is measured on windows "
+            "with dropped pictures"
+        )
         clean = everything
     with timed("skill"):
-        options = {"normalize": normalize, "warmup": settings.warmup, "seed": params.seed}
-        skill, by_step = prediction_skill(trained, clean, **options)
-        with_dropped, _ = prediction_skill(trained, everything, **options, controls=False)
+        common = (normalize, settings.warmup)
+        skill, by_step = prediction_skill(trained, clean, *common, seed=params.seed)
+        with_dropped, _ = prediction_skill(
+            trained, everything, *common, seed=params.seed, controls=False
+        )
     skill["skill_with_dropped"] = with_dropped["skill"]
     episodes = suite(
         params.task,

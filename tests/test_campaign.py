@@ -208,7 +208,7 @@ def test_an_interrupted_run_goes_on_from_its_finished_stages(repo):
         ({"metrics": {"score": SCORE | {"worst": "low"}}}, "metrics.score.worst: Input should be"),
         ({"metrics": {"score": SCORE | {"key": "a.b"}}}, "metrics.score: no number a.b in metrics"),
         ({"metrics": {"x": SCORE | {"file": "x.json"}}}, "metrics.x: no number a.score in x.json"),
-        ({"metrics": {"seed": SCORE}}, "metrics.seed: the column is taken"),
+        ({"metrics": {"seed": SCORE}}, "metrics.seed: a column of every row has this name"),
         ({"variants": {"fast": {"seed": 1}}}, "variants.fast.seed: remove it"),
         (
             {"variants": {"fast": {"policy": {"pace": 1}}}},
@@ -259,12 +259,13 @@ def test_what_a_clone_would_lack_is_refused(repo, capfd):
     assert capfd.readouterr().err.startswith("raw/drawer.bag: Git ignores it")
     subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "raw/drawer.bag"], cwd=repo)
     assert run(repo, path) == 2
-    assert capfd.readouterr().err.startswith("raw/drawer.bag.dvc: not committed as it is")
+    expected = "raw/drawer.bag.dvc: has changes that are not committed"
+    assert capfd.readouterr().err.startswith(expected)
     git(repo, "add", "-A")
     git(repo, "commit", "-qm", "A recording")
     (repo / "params.yaml").open("a").write("# another\n")
     assert run(repo, path) == 2 and ran(repo) == []
-    assert capfd.readouterr().err.startswith("params.yaml: not committed as it is")
+    assert capfd.readouterr().err.startswith("params.yaml: has changes that are not committed")
     git(repo, "checkout", "params.yaml")
     assert run(repo, path) == 0 and len(rows(path, "score")) == 1  # DVC brought the recording
     (repo / "stage.py").open("a").write("# another\n")

@@ -169,7 +169,7 @@ def test_a_missing_key_is_one_line_that_names_it(values, key):
         (
             "policy.presets.energy",
             [0.5, 0.5, 0.5],
-            "policy: presets: energy sums to 1.5, not to 1",
+            "policy: presets: the weights of energy sum to 1.5, not to 1",
         ),
     ],
 )
@@ -201,7 +201,8 @@ def test_the_rnns_window_holds_its_warmup_and_the_longest_skill(values):
 def test_the_test_seed_is_no_seed_of_the_training(values, other):
     """Test positions are never trained on."""
     put(values, other, values["evaluate"]["seed"])
-    assert refusal(values).startswith("params.yaml: evaluate.seed: 1000 is a seed of the training")
+    expected = "params.yaml: evaluate.seed: 1000 is also a seed of the training"
+    assert refusal(values).startswith(expected)
 
 
 @pytest.mark.parametrize("flagged", ["vision", "rnn", "segmenter", "policy"])

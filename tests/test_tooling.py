@@ -15,6 +15,7 @@ from lib import readme
 from lib.base.errors import UserError
 from lib.base.paths import ROOT
 from lib.params import read_yaml
+from tests import mutate
 
 
 def canonical(name):
@@ -123,3 +124,21 @@ def test_a_row_of_an_unknown_metric_is_one_clear_line():
         UserError, match=r"README.md: Speed: .*seeds.yaml does not ask .* policy.speed"
     ):
         readme.updated("| Speed | 1.0 | – | – | `evaluate policy.speed` |")
+
+
+def test_tests_stand_in_folders_as_the_packages_do():
+    """A folder of tests is a package of lib, and a test's name occurs once, as pytest needs."""
+    tests = list((ROOT / "tests").rglob("test_*.py"))
+    folders = {test.parent.name for test in tests} - {"tests", "stages"}
+    assert folders <= {package.parent.name for package in (ROOT / "lib").glob("*/__init__.py")}
+    assert len({test.name for test in tests}) == len(tests)
+
+
+def test_every_fault_names_what_it_breaks_and_tests_that_are_there():
+    """At least forty; what ``make mutants`` could not run would look as if it were noticed."""
+    mutants = [mutate.read(path) for path in mutate.MUTANTS.glob("*.patch")]
+    assert len(mutants) >= 40
+    for mutant in mutants:
+        assert mutant.fault and mutant.tests
+        assert all((ROOT / test).exists() for test in mutant.tests), mutant.name
+    assert len({mutant.fault for mutant in mutants}) == len(mutants)

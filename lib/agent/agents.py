@@ -57,18 +57,21 @@ class Decision:
 
 
 class Agent(Protocol):
-    """Controls B robots in parallel.
+    """Controls B robots in parallel."""
 
-    Attributes:
-        needs_pixels: Whether the agent uses images.
-        weights: Preference over OBJECTIVES if a trial asks for none; scripts ignore it.
-    """
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the agent uses images."""
+        ...
 
-    needs_pixels: bool
-    weights: Sequence[float]
+    @property
+    def weights(self) -> Sequence[float]:
+        """Preference over OBJECTIVES if a trial asks for none; scripts ignore it."""
+        ...
 
     def reset(self) -> None:
         """Clears all state of earlier frames."""
+        ...
 
     def act(
         self,
@@ -89,6 +92,7 @@ class Agent(Protocol):
             first: Whether the frame is the first of its episode, (B,).
             weights: Preference of each robot over OBJECTIVES, (B, K).
         """
+        ...
 
 
 class ScriptAgent:

@@ -146,9 +146,10 @@ class ClosedLoop:
         # An idle environment must be reset too, because it is stepped with the others.
         chosen = [Trial(0)] * len(mask)
         for index in np.flatnonzero(mask):
-            number, trial = next(self._trials, (None, None))
             self._running[index] = None
-            if trial is not None:
+            following = next(self._trials, None)
+            if following is not None:
+                number, trial = following
                 self._running[index] = Trajectory(trial, number)
                 chosen[index] = trial
                 self._weights[index] = trial.weights or self._agent.weights
@@ -205,16 +206,14 @@ class ClosedLoop:
             if over[index]:
                 finished.append(running)
         if over.any():
-            if self._final is not None:
-                self._close(finished, over)
+            if self._final is not None and finished:
+                self._close(self._final, over)
             self._begin(over)
         return finished
 
-    def _close(self, finished: list[Trajectory], over: np.ndarray) -> None:
+    def _close(self, final: Callable[..., Observed], over: np.ndarray) -> None:
         """Appends the observation after the last action, which bootstrapping needs."""
-        if not finished:
-            return
-        seen = self._final(
+        seen = final(
             self._observation["image"], self._observation["proprio"], self._previous, self._first
         )
         for index, running in enumerate(self._running):

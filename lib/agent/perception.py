@@ -9,7 +9,7 @@ Tensor suffixes: B batch, D features, P proprioception, A action, G geometry fea
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +88,7 @@ class Perception:
         self._last = None
 
     @contextmanager
-    def undisturbed(self) -> Iterator[None]:
+    def undisturbed(self) -> Generator[None]:
         """Restores the state at the end of the block, so that calls inside do not change it."""
         before = copy.deepcopy(self._last)
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -34,7 +34,7 @@ spent: dict[str, float] = {}
 
 
 @contextmanager
-def timed(label: str) -> Iterator[None]:
+def timed(label: str) -> Generator[None]:
     """Adds the seconds of a block to ``spent``; a nested block counts under both labels.
 
     Args:

@@ -193,7 +193,8 @@ def member(
         raise MemberError("a link to elsewhere; copy the data into the file")
     found = group[name]
     if not isinstance(found, kind):
-        wanted = " or ".join(k.__name__.lower() for k in np.atleast_1d(kind))
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(k.__name__.lower() for k in kinds)
         raise MemberError(f"a {type(found).__name__.lower()}, not a {wanted}")
     if isinstance(found, h5py.Dataset):
         if found.is_virtual or found.external:

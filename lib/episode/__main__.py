@@ -9,6 +9,7 @@ images and a video.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Arguments of the command line; ``None`` takes those of the process.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a key may hold unprintable text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a key may hold unprintable text
     options = _parser().parse_args(arguments)
     try:
         return _check(options.files) if options.command == "check" else _show(options)

@@ -249,7 +249,7 @@ class _Reader:
         request = json.dumps({"path": str(path.absolute()), "skip": skip})
         try:
             print(request, file=self._process.stdin, flush=True)
-            for line in self._process.stdout:
+            for line in self._process.stdout or ():
                 record = json.loads(line)
                 yield record
                 if "end" in record:

@@ -11,6 +11,7 @@ read next, ``{"content", "split", "label"}`` is the digest of a demo that could 
 from __future__ import annotations
 
 import faulthandler
+import io
 import json
 import os
 import re
@@ -150,8 +151,9 @@ def _check_data(data: h5py.Group, file: _File) -> Iterator[str | Record]:
         lengths.append(steps)
     total = data.attrs.get("total")
     # The number of steps in a damaged demo is unknown, so the total cannot be checked.
-    if None not in lengths and total != sum(lengths):
-        yield f"data.attrs['total'] says {total}, its demos have {sum(lengths)} steps"
+    known_lengths = [length for length in lengths if length is not None]
+    if len(known_lengths) == len(lengths) and total != sum(known_lengths):
+        yield f"data.attrs['total'] says {total}, its demos have {sum(known_lengths)} steps"
 
 
 def _check_demo(
@@ -234,7 +236,8 @@ def _views(group: h5py.Group) -> Iterator[str]:
 
 def main() -> None:
     """Answers the requests on standard input until there are no more."""
-    sys.stdout.reconfigure(encoding="ascii")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="ascii")
     nowhere = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process
     for request in map(json.loads, sys.stdin):
         for record in look(Path(request["path"]), request["skip"]):

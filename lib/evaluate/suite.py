@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ class Films:
     more steps is worse.
     """
 
-    def __init__(self, seeds: Sequence[int] = ()) -> None:
+    def __init__(self, seeds: Iterable[int] = ()) -> None:
         """Chooses the episodes to keep.
 
         Args:
@@ -162,7 +162,7 @@ class Films:
         Args:
             trajectory: A finished episode; its frames are removed from it.
         """
-        seed, worst = trajectory.trial.seed, self.worst
+        seed, worst = trajectory.trial.seed, self.worst if self._badness else None
         self._badness[seed] = (not trajectory.succeeded, trajectory.steps)
         # The frames of a hundred episodes take 300 MB. Besides the chosen episodes, only the worst
         # one so far is therefore kept.
@@ -173,9 +173,13 @@ class Films:
         trajectory.frames = []
 
     @property
-    def worst(self) -> int | None:
-        """Seed of the worst episode so far, the first of equal ones; None before any episode."""
-        return max(self._badness, key=self._badness.__getitem__, default=None)
+    def worst(self) -> int:
+        """Seed of the worst episode so far, the first of equal ones.
+
+        Raises:
+            ValueError: If there was no episode yet.
+        """
+        return max(self._badness, key=self._badness.__getitem__)
 
     def of(self, seed: int) -> np.ndarray:
         """Returns the frames of an episode, (T, H, W, 3) uint8.

@@ -112,7 +112,9 @@ def load_checkpoint(path: Path, kind: str) -> Checkpoint:
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{relative(path)}: not a checkpoint of this project ({error})") from None
     if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
-        raise UserError(f"{relative(path)}: not a checkpoint of this project (its header is not)")
+        raise UserError(
+            f"{relative(path)}: not a checkpoint of this project (its header is of another form)"
+        )
     if header.get("schema") != SCHEMA:
         raise UserError(
             f"{relative(path)}: checkpoint schema {header.get('schema')}, this version reads "

@@ -20,6 +20,8 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # start() print
 # cuBLAS is deterministic only with a fixed workspace; see torch.use_deterministic_algorithms.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+Autocast = Callable[[], AbstractContextManager]
+"""Maker of the context in which a forward pass runs in the precision of the run."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # constants in glibc's malloc.h
 
@@ -57,7 +59,7 @@ def start(settings: Compute, seed: int) -> Fabric:
     torch.use_deterministic_algorithms(True, warn_only=gpu)
     # Deterministic mode would also fill every new tensor with NaN, to reveal reads of uninitialised
     # memory.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # ty: ignore[missing-attribute]
     torch.backends.cudnn.benchmark = False
     precision = "bf16-mixed" if _uses_bf16(settings) else "32-true"
     fabric = Fabric(accelerator="cuda" if gpu else "cpu", devices=1, precision=precision)
@@ -105,6 +107,3 @@ def _uses_bf16(settings: Compute) -> bool:
     if settings.arithmetic == "portable":
         return False
     return settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16())
-
-
-Autocast = Callable[[], AbstractContextManager]

@@ -12,7 +12,7 @@ Hoffer et al. 2017, arXiv 1705.08741). This needs one network for each half; see
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -62,7 +62,7 @@ def both(first: Callable[[], T], second: Callable[[], T]) -> tuple[T, T]:
 
 
 @contextmanager
-def small_operations() -> Iterator[None]:
+def small_operations() -> Generator[None]:
     """Gives every operation one thread, but still lets ``both`` use two threads.
 
     This suits many small operations, for which two threads would wait longer than they work.
@@ -129,8 +129,8 @@ def side_by_side(*works: Callable[[], T]) -> Sequence[T]:
         The result of each function.
     """
     # ``both`` reads the number of threads before either wrapped function sets it to one.
-    works = [_one_thread(work) for work in works]
-    return both(*works) if len(works) == 2 else [works[0]()]
+    calls = [_one_thread(work) for work in works]
+    return both(*calls) if len(calls) == 2 else [calls[0]()]
 
 
 class _InHalves(torch.autograd.Function):

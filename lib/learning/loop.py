@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lib.base.console import say, track
 from lib.base.errors import UserError
+from lib.learning.device import Autocast
 from lib.params import Safety
 
 CURVE_POINTS = 60  # rows of a loss curve: enough to show its shape, few enough to keep in Git
@@ -80,7 +81,7 @@ class Optimizer:
             )
 
 
-def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
+def warmup_cosine(steps: int, warmup: float = 0.05) -> Callable[[int], float]:
     """Returns a learning rate schedule: linear warm-up, then half a cosine down to zero.
 
     Args:
@@ -170,7 +171,7 @@ def fit(
     losses_of_step: Callable[[int], dict[str, Tensor]],
     optimizer: Optimizer,
     steps: int,
-    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    autocast: Autocast = nullcontext,
 ) -> Curve:
     """Trains for a number of optimiser steps.
 

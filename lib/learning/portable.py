@@ -3,7 +3,7 @@
 ``lib.base.arithmetic`` chooses the instructions of the numerical libraries. MKL does not follow
 this choice, and torch calls MKL for matrix products and for ``torch.sqrt``. The functions of this
 module avoid MKL. No other module of ``lib`` may call torch's matrix products or its square root
-(tests/test_portable.py).
+(tests/learning/test_portable.py).
 
 MKL has only one code path that all x86 processors share, and it runs at a fifth of their speed.
 NumPy includes OpenBLAS, and the AVX2 kernels of OpenBLAS are the same on every processor once they
@@ -107,8 +107,8 @@ def sqrt(x: Tensor) -> Tensor:
 class Linear(nn.Linear):
     """``torch.nn.Linear`` for a batch (B, I), with ``product`` where it applies (see ``takes``)."""
 
-    def forward(self, x_BI: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Maps (B, inputs) to (B, outputs)."""
-        if takes(x_BI, self.weight):
-            return product(x_BI, self.weight.T) + self.bias
-        return super().forward(x_BI)
+        if takes(input, self.weight):
+            return product(input, self.weight.T) + self.bias
+        return super().forward(input)

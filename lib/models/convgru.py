@@ -12,6 +12,7 @@ Tensor suffixes: T time, B batch, C channels, H height, W width, A action dimens
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -104,8 +105,8 @@ class ConvGRU(nn.Module):
             last = nn.Conv2d(hidden_channels, channels, 3, padding=1)
             # A residual of zero predicts that nothing changes. Training therefore starts from
             # persistence, the baseline that it has to beat.
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
             self.residuals[name] = nn.Sequential(
                 nn.Conv2d(hidden_channels + action_dim, hidden_channels, 3, padding=1),
                 nn.SiLU(),
@@ -209,7 +210,7 @@ class ConvGRU(nn.Module):
         self, name: str, z: Tensor, action: Tensor, previous: Tensor, warmup: int
     ) -> tuple[Tensor, Tensor]:
         """Runs one level over (T, B, C, H, W) features; see ``rollout``."""
-        cell, residual = self.cells[name], self.residuals[name]
+        cell, residual = cast(ConvGRUCell, self.cells[name]), self.residuals[name]
         steps, batch, _, *size = z.shape
         real = z[:warmup]
         inputs = append_action(real, previous[:warmup]).flatten(0, 1)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def to_unit(images_BHW3: np.ndarray | Tensor) -> Tensor:
     """Converts pictures into network input.
@@ -25,17 +27,24 @@ def to_unit(images_BHW3: np.ndarray | Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
-def freeze(model: nn.Module) -> nn.Module:
+def channels_last(model: Model) -> Model:
+    """Stores the weights of a network with channels last in memory, where convolutions are faster.
+
+    Args:
+        model: Network, changed in place.
+    """
+    return model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+
+
+def freeze(model: Model) -> Model:
     """Sets a network to evaluation mode, without gradients and with channels last in memory.
 
     Args:
         model: Network, changed in place.
     """
     model.eval()
-    return model.requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-Model = TypeVar("Model", bound=nn.Module)
+    model.requires_grad_(False)
+    return channels_last(model)
 
 
 def folded(model: Model) -> Model:

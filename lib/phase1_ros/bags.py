@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from rosbags.highlevel import AnyReader
@@ -26,8 +26,23 @@ from lib.phase1_ros.topics import Plan, choose
 BAG_SUFFIXES = (".bag", ".db3", ".mcap")
 METADATA = "metadata.yaml"
 
-Joints = dict[tuple[str, ...], list[tuple[int, np.ndarray, np.ndarray]]]
-"""Stamp, positions and velocities of JointState messages, grouped by the joints they name."""
+
+class JointSample(NamedTuple):
+    """A JointState message.
+
+    Attributes:
+        stamp: Time of the message, ns.
+        position: Positions of the joints; empty if the driver does not measure them.
+        velocity: Velocities of the joints; empty if the driver does not measure them.
+    """
+
+    stamp: int
+    position: np.ndarray
+    velocity: np.ndarray
+
+
+Joints = dict[tuple[str, ...], list[JointSample]]
+"""JointState messages, grouped by the joints that they name."""
 
 
 @dataclass
@@ -103,12 +118,12 @@ def read_recording(path: Path, settings: Phase1Ros, image_size: int) -> Recordin
     if best is None:
         raise reason or UnusableError("it holds no storage file")
     if not best.read:
-        raise UnusableError(f"it promises {promised} messages on its topics and yields none")
+        raise UnusableError(f"its index lists {promised} messages, but none can be read")
     if reason is not None:
         best.notes.append(f"read from its storage files alone, because: {reason}")
     best.reported = promised
     if best.read < promised:
-        best.notes.append(f"it promises {promised} messages on its topics and yields {best.read}")
+        best.notes.append(f"its index lists {promised} messages, but only {best.read} can be read")
     return best
 
 
@@ -175,7 +190,7 @@ class _Collector:
         elif topic == plan.joint:
             self._topics["obs/joint_pos"] = topic
             self._joints.setdefault(tuple(message.name), []).append(
-                (stamp, np.asarray(message.position), np.asarray(message.velocity))
+                JointSample(stamp, np.asarray(message.position), np.asarray(message.velocity))
             )
         for one in mapped:
             try:
@@ -211,7 +226,8 @@ class _Collector:
             return found  # the caller reports that no message could be read
         if self._images[0]:
             found.images = Series.of(self._images[0], np.stack(self._images[1]))
-        found.joint_pos, found.joint_vel = _by_joint(self._joints, 1), _by_joint(self._joints, 2)
+        found.joint_pos = _by_joint(self._joints, "position")
+        found.joint_vel = _by_joint(self._joints, "velocity")
         lost = {n for names in self._joints for n in names} - set(found.joint_pos)
         if lost:
             found.notes.append(f"no finite position of the joints {some(sorted(lost))}: left out")
@@ -219,10 +235,11 @@ class _Collector:
         for name in [*keys, *(n for n in self._signals if n not in keys)]:
             samples = self._signals.get(name, [])
             lengths = sorted({len(value) for _, value in samples})
-            series = Series.of(*map(list, zip(*samples, strict=True))) if len(lengths) == 1 else []
-            if len(series):
-                found.signals[name] = series
-                continue
+            if len(lengths) == 1:
+                series = Series.of([stamp for stamp, _ in samples], [value for _, value in samples])
+                if len(series):
+                    found.signals[name] = series
+                    continue
             where = self._topics[name]
             reason = f"{where} holds no finite number"
             if len(lengths) > 1:
@@ -246,15 +263,16 @@ def _stamp(message: Any, bag_stamp: int, which: str) -> int | None:
     return stamp or None
 
 
-def _by_joint(messages: Joints, part: int) -> dict[str, Series]:
+def _by_joint(messages: Joints, part: Literal["position", "velocity"]) -> dict[str, Series]:
     """Returns one series per joint; arm and gripper may share a topic in separate messages."""
     samples: dict[str, tuple[list[int], list[float]]] = {}
     for names, group in messages.items():
         for message in group:
-            if len(message[part]) == len(names):  # empty if the driver does not measure it
-                for name, value in zip(names, message[part], strict=True):
+            measured = getattr(message, part)
+            if len(measured) == len(names):
+                for name, value in zip(names, measured, strict=True):
                     stamps, values = samples.setdefault(name, ([], []))
-                    stamps.append(message[0])
+                    stamps.append(message.stamp)
                     values.append(value)
     series = {n: Series.of(s, np.array(v, float)[:, None]) for n, (s, v) in samples.items()}
     return {name: one for name, one in series.items() if len(one)}

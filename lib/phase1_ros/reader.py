@@ -143,8 +143,9 @@ def _episode(
         columns = [one.interpolate(ticks) for one in recording.joint_pos.values()]
         arrays["obs/joint_pos"] = np.concatenate(columns, axis=1)
         tags["joints"] = list(recording.joint_pos)
-        velocity = [recording.joint_vel.get(joint) for joint in recording.joint_pos]
-        if all(v is not None and _covers(v, ticks, max_gap, False) for v in velocity):
+        velocity = [v for v in map(recording.joint_vel.get, recording.joint_pos) if v is not None]
+        whole = len(velocity) == len(recording.joint_pos)
+        if whole and all(_covers(v, ticks, max_gap, False) for v in velocity):
             columns = [v.interpolate(ticks) for v in velocity]
             arrays["obs/joint_vel"] = np.concatenate(columns, axis=1)
     for name, series in recording.signals.items():

@@ -89,7 +89,7 @@ def choose(reader: AnyReader, settings: Phase1Ros) -> Plan:
             raise UnusableError(f"{one.key}: no messages on {one.topic}; the bag has {there}")
         if one.name in TAKEN or (joint and one.name in TAKEN_BY_JOINTS):
             raise UnusableError(
-                f"{one.key}: {one.name} is what pictures or joints become; choose another name"
+                f"{one.key}: {one.name} is reserved for pictures or joints; choose another name"
             )
     topics = [image, joint, *(one.topic for one in mapped)]
     topics += [name for name, kind in present.items() if kind in SIGNALS]

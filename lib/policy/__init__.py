@@ -6,7 +6,16 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from lib.params import Count, Horizon, NonNegative, Positive, Preference, Section, Share
+from lib.params import (
+    Count,
+    Horizon,
+    NonNegative,
+    Positive,
+    Preference,
+    Section,
+    Share,
+    check_shares,
+)
 
 
 class Policy(Section):
@@ -45,8 +54,7 @@ class Policy(Section):
     @model_validator(mode="after")
     def _presets_are_shares(self) -> Policy:
         for name, weights in self.presets.items():
-            if abs(sum(weights) - 1) > 1e-6:
-                raise ValueError(f"presets: {name} sums to {sum(weights):g}, not to 1")
+            check_shares(f"presets: the weights of {name}", weights)
         if self.preset not in self.presets:
             known = ", ".join(self.presets)
             raise ValueError(f"preset: {self.preset} is not one of the presets: {known}")

@@ -101,7 +101,7 @@ class Replay:
         """
         self._n, self._gamma = n, gamma
         self._capacity, self._next, self.size = capacity, 0, 0
-        self._arrays = {
+        self._arrays: dict[str, np.ndarray] = {
             "obs": np.zeros((capacity, obs_dim), np.float32),
             "skill": np.zeros(capacity, np.int64),
             "severity": np.zeros(capacity, np.float32),

@@ -97,12 +97,11 @@ class Learner:
         self.log_temperature = torch.nn.Parameter(start)
         # The learning rate falls at the end, because at a constant rate the policy keeps
         # fluctuating.
-        rest = {"schedule": hold_then_fall(count_updates(settings), settings.lr_hold)}
-        self._actor_step = Optimizer(
-            "policy", [*actor.parameters(), self.log_temperature], settings.lr, safety, **rest
-        )
+        schedule = hold_then_fall(count_updates(settings), settings.lr_hold)
+        trained = [*actor.parameters(), self.log_temperature]
+        self._actor_step = Optimizer("policy", trained, settings.lr, safety, schedule=schedule)
         self._critic_step = Optimizer(
-            "policy", self.critic.parameters(), settings.lr, safety, **rest
+            "policy", self.critic.parameters(), settings.lr, safety, schedule=schedule
         )
         self._rng = np.random.default_rng(int(torch.randint(2**31, ())))
         self.updates = 0
@@ -237,10 +236,11 @@ def train_sac(
     explore = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     online = Replay(settings.online_steps + 1000, dim, settings.n_step, settings.gamma)
     curve = Curve(max(1, count_updates(settings)))
-    best = {"weights": copy.deepcopy(agent.actor.state_dict()), "score": (-1.0,), "step": 0}
+    best, best_score, best_step = copy.deepcopy(agent.actor.state_dict()), (-1.0, 0.0), 0
     rows: list[dict[str, float]] = []
 
     def check(step: int) -> None:
+        nonlocal best, best_score, best_step
         agent.explore, agent.actor = None, learner.average
         found = {name: validate(weights) for name, weights in settings.presets.items()}
         agent.actor = learner.actor
@@ -255,9 +255,9 @@ def train_sac(
         # policy is kept.
         utility = float(np.mean([v.utility for v in found.values()]))
         score = (min(worst, published.success_last), utility)
-        if score > best["score"]:
-            weights = copy.deepcopy(learner.average.state_dict())
-            best.update(weights=weights, score=score, step=step)
+        if score > best_score:
+            best, best_score = copy.deepcopy(learner.average.state_dict()), score
+            best_step = step
 
     def update() -> None:
         with timed("updates"), small_operations():
@@ -312,8 +312,8 @@ def train_sac(
             due = [step for step in due if step > done + steps_each]
             loop = None
     agent.explore = None
-    facts = {"online_steps": settings.online_steps, "best_step": best["step"]}
-    return best["weights"], rows, curve, facts
+    facts = {"online_steps": settings.online_steps, "best_step": best_step}
+    return best, rows, curve, facts
 
 
 def sample_mixed(recorded: Replay, online: Replay, count: int, rng: np.random.Generator) -> Batch:

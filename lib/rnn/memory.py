@@ -87,7 +87,7 @@ class SpatialMemory:
         if self._model is None:
             return z
         if state is None:
-            sizes = {name: tuple(x.shape[-2:]) for name, x in z.items()}
+            sizes = {name: (x.shape[-2], x.shape[-1]) for name, x in z.items()}
             state = self._model.initial_state(len(first_B), sizes)
         keep_B = (~first_B).float()
         state = {name: h * keep_B[:, None, None, None] for name, h in state.items()}

@@ -66,7 +66,7 @@ def calibrate(
             "phase1_sima2.episodes"
         )
     if not train or not valid:
-        say("surprise: nominal episodes of one split only, which calibrate alone")
+        say("surprise: only one split has nominal episodes, so it alone sets covariance and scale")
 
     def errors(episodes: Sequence[Reference]) -> list[dict[str, torch.Tensor]]:
         return [

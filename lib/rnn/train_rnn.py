@@ -76,6 +76,6 @@ def train_rnn(
         model.parameters(),
         settings.lr,
         safety,
-        schedule=warmup_cosine(settings.steps, 0.05),
+        schedule=warmup_cosine(settings.steps),
     )
     return fit("rnn", losses_of_step, optimizer, settings.steps, fabric.autocast)

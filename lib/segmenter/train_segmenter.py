@@ -18,6 +18,7 @@ from lib.learning.augment import Augment
 from lib.learning.halves import Twins, in_halves
 from lib.learning.loop import Curve, Optimizer, fit, warmup_cosine
 from lib.losses.segmentation import segmentation_loss
+from lib.models.frozen import channels_last
 from lib.models.heuristic import HeuristicSegmenter, boundary_of
 from lib.models.unet import UNet
 from lib.params import Safety
@@ -120,7 +121,7 @@ def train_segmenter(
     Returns:
         Loss curves of every term of the loss.
     """
-    model.to(fabric.device, memory_format=torch.channels_last).train()
+    channels_last(model).to(fabric.device).train()
     twins = Twins(model)
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     augment = Augment(0, COLOUR, NOISE, generator)
@@ -160,7 +161,7 @@ def train_segmenter(
         model.parameters(),
         settings.lr,
         safety,
-        schedule=warmup_cosine(settings.steps, 0.05),
+        schedule=warmup_cosine(settings.steps),
     )
     curve = fit("segmenter", losses_of_step, optimizer, settings.steps, fabric.autocast)
     twins.average_buffers()

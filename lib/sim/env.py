@@ -15,6 +15,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Dict
+from gymnasium.utils import seeding
 from scipy.stats import qmc
 
 from lib.base.seeds import named_seed
@@ -84,7 +85,7 @@ def spread_seeds(
     low, high = positions
     varies = high > low
     pool = [episode_seed(seed, index, stream) for index in range(POOL * count)]
-    drawn = np.array([gym.utils.seeding.np_random(one)[0].uniform(low, high) for one in pool])
+    drawn = np.array([seeding.np_random(one)[0].uniform(low, high) for one in pool])
     drawn = (drawn - low)[:, varies] / (high - low)[varies]
     dimensions = int(varies.sum())
     if ends:
@@ -171,8 +172,9 @@ class ManipulationEnv(gym.Env):
         self._horizon, self._linger = horizon, linger
         self.render_mode = "rgb_array" if render else None
         self.action_space = Box(-1.0, 1.0, (4,), np.float32)
+        self._black = np.zeros((image_size, image_size, 3), np.uint8)
         self.observation_space = Dict(
-            image=Box(0, 255, (image_size, image_size, 3), np.uint8),
+            image=Box(0, 255, self._black.shape, np.uint8),
             # The hand position is in metres around the robot's base, the gripper opening is a
             # share. The limits leave room for sensor errors.
             proprio=Box(-2.0, 2.0, (PROPRIO,), np.float32),
@@ -332,7 +334,7 @@ class ManipulationEnv(gym.Env):
         # Drawn even if no images are rendered: the motion must not depend on rendering.
         dropped = self.np_random.random() < drawn.dropout
         if self._scene is None or dropped:
-            image = np.zeros(self.observation_space["image"].shape, np.uint8)
+            image = self._black.copy()
         else:
             image = self._scene.rgb()
         self._late.append(({"image": image, "proprio": proprio}, dropped))
@@ -401,5 +403,5 @@ def make_env(task: str = "drawer_open", seed: int = 0, **options: Any) -> Manipu
         UserError: If the task is not known.
     """
     env = ManipulationEnv(task, **options)
-    env._np_random, env._np_random_seed = gym.utils.seeding.np_random(seed)
+    env._np_random, env._np_random_seed = seeding.np_random(seed)
     return env

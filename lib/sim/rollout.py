@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import model_validator
 
 from lib.episode import STATE_HAND, Episode
-from lib.params import Count, Horizon, Section, Share
+from lib.params import Count, Horizon, Section, Share, check_shares
 from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed
 from lib.sim.experts import ScriptedExpert
 from lib.sim.skills import RECOVER
@@ -60,9 +60,8 @@ class Phase1Sima2(Section):
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Phase1Sima2:
-        total = self.share_success + self.share_failure + self.share_recovery + self.share_mixed
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"share_*: the shares sum to {total:g}, not to 1")
+        shares = (getattr(self, f"share_{name}") for name in TEMPLATES)
+        check_shares("share_*: the shares", list(shares))
         return self
 
 

@@ -9,6 +9,7 @@ computations with an unused or constant result are left out.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -35,7 +36,8 @@ class Simulation:
         Args:
             env_name: A key of Meta-World's ALL_V3_ENVIRONMENTS.
         """
-        self.world = world = ALL_V3_ENVIRONMENTS[env_name]()
+        world: Any = ALL_V3_ENVIRONMENTS[env_name]()  # its private parts are used and replaced
+        self.world = world
         # ``reset`` sets the positions: Meta-World draws them from a global random generator.
         world._freeze_rand_vec = True
         world._set_task_called = True

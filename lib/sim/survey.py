@@ -86,9 +86,8 @@ class Survey:
             ahead, x, y = np.moveaxis(points @ (turn.T @ axes), -1, 0)
             scale = SIZE / 2 / self._half / np.maximum(ahead, 1e-6)
             column, row = SIZE / 2 + x * scale, SIZE / 2 - y * scale
-            inside = (ahead > 0) & (np.abs([column, row] - np.float64(SIZE / 2)) < 0.51 * SIZE).all(
-                0
-            )
+            offset = np.abs(np.stack([column, row]) - SIZE / 2)
+            inside = (ahead > 0) & (offset < 0.51 * SIZE).all(0)
             at = tuple(np.clip(i, 0, SIZE - 1).astype(int) for i in (row, column))
             self.seen[mesh][todo[(inside & (ahead <= depth[at])).any(1)]] = True
 
@@ -131,7 +130,7 @@ def main() -> None:
     """Surveys every task and writes the survey's file."""
     found = {key: bits for name in TASKS for key, bits in survey_task(name).items()}
     with atomic(FILE) as scratch, scratch.open("wb") as file:
-        np.savez_compressed(file, **found)
+        np.savez_compressed(file, **found)  # ty: ignore[invalid-argument-type]
 
 
 if __name__ == "__main__":

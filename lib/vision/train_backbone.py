@@ -16,7 +16,7 @@ from lib.learning.halves import Twins, in_halves
 from lib.learning.loop import Curve, Optimizer, fit, warmup_cosine
 from lib.losses.contrastive import nt_xent
 from lib.models.backbone import Backbone, ProjectionHead, ReconstructionHead
-from lib.models.frozen import to_unit
+from lib.models.frozen import channels_last, to_unit
 from lib.params import Safety
 from lib.vision import Vision
 
@@ -30,8 +30,7 @@ def build_backbone(settings: Vision) -> Backbone:
     Args:
         settings: Settings with the size, block type and channels of the backbone.
     """
-    model = Backbone(settings.size, settings.block, settings.pyramid_channels)
-    return model.to(memory_format=torch.channels_last)
+    return channels_last(Backbone(settings.size, settings.block, settings.pyramid_channels))
 
 
 @torch.no_grad()
@@ -137,17 +136,17 @@ def train_backbone(
             return [*maps, decoder(maps[0])] if decoder is not None else list(maps)
 
         works = twins.works(batch, encode)
-        first, second, *decoded = in_halves(works, encoders.parameters())
+        first, second, *rest = in_halves(works, encoders.parameters())
         z1, z2 = head(torch.cat([first, second]).flatten(1)).float().chunk(2)
         losses = {"contrastive": nt_xent(z1, z2, settings.temperature)}
         losses["total"] = losses["contrastive"]
-        if decoder is not None:
+        if scenes is not None:
             # The target is the clean picture, reconstructed from the first view: the features
             # must hold what the blur, colour and noise of the view hide. The target is shifted
             # like the view. Otherwise the network would have to guess the shift, and the
             # positions in the features would become vague.
             clean = to_unit(shifted(chosen, shifts)).to(fabric.device)
-            decoded = decoded[0].float()
+            decoded = rest[0].float()
             target = F.interpolate(clean, size=decoded.shape[-2:], mode="area")
             scene = scenes[episode_of[picked]].to(fabric.device)
             squares, weights = (decoded - target).square(), motion_weights(target, scene, settings)

@@ -1,0 +1,25 @@
+"""The frozen backbone is loaded frozen, or not at all."""
+
+import numpy as np
+import pytest
+
+from lib.base.errors import UserError
+from lib.learning.checkpoint import load_checkpoint, save_checkpoint
+from lib.models.backbone import Backbone
+from lib.models.encoder import load_backbone
+
+
+def test_the_frozen_backbone_has_no_gradients_and_one_that_is_not_frozen_is_refused(tmp_path):
+    """Evaluation mode, flag and digest; the flag decides."""
+    path = tmp_path / "backbone.safetensors"
+    config = {"size": "tiny", "block": "X", "pyramid_channels": 8, "image_size": 32}
+    parts = {"backbone": Backbone("tiny", "X", 8).state_dict()}
+    digest = save_checkpoint(path, "backbone", {**config, "frozen": True}, parts)
+    frozen = load_backbone(path)
+    assert frozen.digest == digest == load_checkpoint(path, "backbone").digest
+    assert not frozen.model.training
+    assert not any(p.requires_grad for p in frozen.model.parameters())
+    assert not frozen(np.zeros((1, 32, 32, 3), np.uint8))["p4"].requires_grad
+    save_checkpoint(path, "backbone", {**config, "frozen": False}, parts)
+    with pytest.raises(UserError, match="not frozen"):
+        load_backbone(path)

@@ -1,0 +1,235 @@
+"""The stages that drive robots: positions, preferences, stress, and what is published.
+
+Point robots and a perception without networks take the place of simulator and frozen stack.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lib.agent.agents import PolicyAgent
+from lib.agent.closed_loop import run_episodes
+from lib.agent.condition import WEIGHTS_SLICE, ConditionVector
+from lib.learning.checkpoint import load_checkpoint
+from lib.params import load_params
+from lib.policy import train_sac as training
+from lib.sim.env import episode_seed, spread_seeds
+from lib.sim.stress import NOMINAL, STRESS_KINDS, Stress
+from stages import evaluate, policy
+from tests.agent.fakes import GOAL, PointPerception, PointRobots, percepts
+from tests.agent.test_agents import projector
+from tests.stages.bench import recorded, run_stage, spoiled
+
+DATA = recorded()
+SMALL = {
+    "hidden": [8],
+    "batch_size": 16,
+    "critics": 2,
+    "critic_steps": 0,
+    "bc_steps": 5,
+    "offline_steps": 3,
+    "online_steps": 24,
+    "updates_per_step": 0.5,
+    "num_envs": 2,
+    "horizon": 12,
+    "linger": 3,
+    "validations": 2,
+    "validate_every": 12,
+    "validate_episodes": 3,
+    "vision_components": 2,
+    "memory_components": 2,
+}
+
+
+def perceived(perception, data):
+    """Takes the place of ``perceive_dataset``: the brightness of a picture is a robot's place."""
+    place = data.arrays["actions"][:, 0].astype(float)
+    frames = np.concatenate([np.arange(len(e)) for e in data.episodes])
+    return percepts(place, data.arrays["actions"], frames)
+
+
+@pytest.fixture
+def policy_of(tmp_path, monkeypatch):
+    """Runs the policy stage; returns its environments, its trials and what it published."""
+
+    def run_it(data=DATA, name="policy", **changes):
+        folder, made, trials = tmp_path / name, [], []
+
+        def environments(count, **options):
+            made.append(PointRobots(count, **options))
+            return made[-1]
+
+        def watched(env, agent, asked, **options):
+            trials.append((asked, agent.explore))
+            return run_episodes(env, agent, asked, **options)
+
+        left = run_stage(
+            policy,
+            folder,
+            monkeypatch,
+            data,
+            {"policy": {**SMALL, **changes}, "evaluate": {"horizon": 10}},
+            Perception=PointPerception,
+            perceive_dataset=perceived,
+            make_vector_env=environments,
+            run_episodes=watched,
+            POLICY=folder / "policy",
+            CLONED_POLICY=folder / "clone",
+        )
+        left.saved = load_checkpoint(folder / "policy", "hydra_policy")
+        left.clone = load_checkpoint(folder / "clone", "hydra_policy")
+        (left.env,), left.trials = made, trials
+        return left
+
+    return run_it
+
+
+def test_the_policy_learns_from_training_episodes_alone(policy_of):
+    """Noise in held-out recordings moves no weight; in training recordings, it does."""
+    clean = policy_of().saved.digest
+    for split in ("valid", "test"):
+        assert policy_of(spoiled(DATA, split), split).saved.digest == clean
+    assert policy_of(spoiled(DATA, "train", "vector_rewards"), "train").saved.digest != clean
+
+
+def test_training_and_validation_and_test_have_positions_of_their_own(policy_of):
+    """Validation covers the range evenly, on seeds that are no training seeds and no test seeds."""
+    left = policy_of()
+    positions = left.env.call("positions")[0]
+    held_out = spread_seeds(0, 3, "validate", positions)
+    assert all([trial.seed for trial in asked] == held_out for asked, _ in left.trials)
+    driven = [seed for seed, _ in left.env.resets]
+    training_seeds = spread_seeds(0, 4 * 24 // 12 + 2, "train", positions, ends=True)
+    learned = [seed for seed in driven if seed not in held_out and seed != 0]
+    assert learned and set(learned) <= set(training_seeds)
+    assert learned == training_seeds[: len(learned)]
+    test = {episode_seed(1000, i, "test") for i in range(100)}
+    assert not test & set(driven)
+
+
+def test_validation_is_the_mode_of_the_policy_under_every_preset(policy_of):
+    """To the horizon of the test; the published preset goes on after success."""
+    left = policy_of()
+    presets = [[0.65, 0.2, 0.15], [0.3, 0.2, 0.5]]
+    assert [explore for _, explore in left.trials] == [None] * 6
+    weights = [list(asked[0].weights) for asked, _ in left.trials]
+    assert weights == 3 * presets
+    assert {trial.horizon for asked, _ in left.trials for trial in asked} == {10}
+    lingers = [asked[0].linger for asked, _ in left.trials]
+    assert lingers == 3 * [None, 0]
+
+
+def test_the_robot_is_validated_as_it_drives(policy_of, monkeypatch):
+    """What the stage reports of the positions is what the robots did there."""
+    found = []
+
+    def noted(agent, replay, env, seeds, validate, settings, *rest):
+        answer = validate(settings.weights)
+        found.append((answer, copy.deepcopy(env.steps)))
+        return training.train_sac(agent, replay, env, seeds, validate, settings, *rest)
+
+    monkeypatch.setattr(policy, "train_sac", noted)
+    policy_of()
+    ((answer, steps),) = found
+    place = dict.fromkeys({seed for seeds, _ in steps for seed in seeds} - {-1}, 0.0)
+    joules = sum(0.1 * abs(actions[i, 0]) for seeds, actions in steps for i in range(len(seeds)))
+    assert len(place) >= 3
+    assert 0 <= answer.success_last <= answer.success_any <= 1
+    assert 0 < answer.joules * 3 <= joules + 1e-9
+    assert answer.steps <= 10
+
+
+def test_the_clone_is_saved_before_the_robot_moves(policy_of):
+    """And differs from what is published only if something better was found."""
+    left = policy_of()
+    best = left.metrics["best_step"]
+    assert (left.saved.digest == left.clone.digest) == (best == 0)
+    assert left.metrics["online_steps"] == 24
+
+
+class Bold(torch.nn.Module):
+    """An actor that goes on, as fast as the preference weighs the task."""
+
+    def act(self, obs, condition, skill):
+        return condition[:, WEIGHTS_SLICE][:, :1].expand(-1, 4)
+
+
+@pytest.fixture
+def evaluation(tmp_path, monkeypatch):
+    """Runs the evaluate stage on point robots; returns its metrics and its environments."""
+    made = []
+
+    def environments(count, **options):
+        made.append(PointRobots(count, **options))
+        return made[-1]
+
+    def nothing(*_args, **_options):
+        pass
+
+    monkeypatch.setattr("lib.evaluate.suite.make_vector_env", environments)
+    few = {"episodes": 6, "cloned_episodes": 2, "stress_episodes": 2, "stress_severe_episodes": 1}
+    few |= {"sweep_weights": 3, "sweep_episodes": 2, "videos": 1, "num_envs": 2, "horizon": 12}
+    loaded = []
+
+    def load(path, autocast):
+        loaded.append(path)
+        return PolicyAgent(
+            PointPerception(), projector(), Bold(), ConditionVector(weights=(0.65, 0.2, 0.15))
+        )
+
+    left = run_stage(
+        evaluate,
+        tmp_path,
+        monkeypatch,
+        DATA,
+        {"evaluate": few},
+        load_policy=load,
+        load_backbone=lambda: SimpleNamespace(image_size=4),
+        VIDEOS=tmp_path,
+        write_films=nothing,
+        episode_sheet=nothing,
+        pareto_figure=nothing,
+        stress_figure=nothing,
+    )
+    left.loaded = [path.name for path in loaded]
+    left.seeds = [episode_seed(load_params("evaluate").evaluate.seed, i, "test") for i in range(6)]
+    left.pixels = next(env for env in made if env.options["render"])
+    left.blind = next(env for env in made if not env.options["render"])
+    return left
+
+
+def test_the_evaluation_drives_the_test_positions_and_no_other(evaluation):
+    """Policy, clone and scripts the same ones, each named agent the file of its name."""
+    assert evaluation.loaded == [policy.POLICY.name, policy.CLONED_POLICY.name]
+    for env in (evaluation.pixels, evaluation.blind):
+        assert {seed for seed, _ in env.resets} - {0} == set(evaluation.seeds)
+        assert [seed for seed, _ in env.resets[:6]] == evaluation.seeds
+        assert env.options["horizon"] == 12 and env.options["linger"] is None
+
+
+def test_the_evaluation_runs_every_stress_at_its_severity(evaluation):
+    """Severe first; each kind alone; nominal runs are nominal."""
+    wanted = [(seed, Stress(**{k: 1.0})) for k in STRESS_KINDS for seed in evaluation.seeds[:1]]
+    wanted += [(seed, Stress(**{k: 0.5})) for k in STRESS_KINDS for seed in evaluation.seeds[:2]]
+    for env in (evaluation.pixels, evaluation.blind):
+        stressed = [reset for reset in env.resets if reset[1] != NOMINAL]
+        assert stressed == wanted
+    assert set(evaluation.metrics["stress"]) == set(STRESS_KINDS)
+
+
+def test_the_evaluation_reports_each_preset_under_its_own_preference(evaluation):
+    """The robot that minds time most is the fastest, and takes as many steps as its speed says."""
+    presets, policy_alone = evaluation.metrics["presets"], evaluation.metrics["policy"]
+    weights = load_params("policy").policy.presets
+    assert set(presets) == set(weights)
+    starts = [np.random.default_rng(seed).uniform(0, 0.3) for seed in evaluation.seeds]
+    for name, (task, *_) in weights.items():
+        steps = [np.floor((GOAL - start) / (0.1 * task) + 1e-6) + 1 for start in starts]
+        assert presets[name]["steps_mean"] == pytest.approx(np.mean(np.minimum(steps, 12)), abs=0.2)
+    assert policy_alone["steps_mean"] == presets["throughput"]["steps_mean"]
+    assert presets["throughput"]["steps_mean"] < presets["energy"]["steps_mean"]

@@ -1,0 +1,76 @@
+"""Loss weights, mean pictures, probes and nearest neighbours of the backbone."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib.params import load_params
+from lib.vision.probes import TARGETS, neighbours, probe, telling
+from lib.vision.train_backbone import mean_pictures, motion_weights
+from tests.factories import dataset
+
+
+def test_what_moves_in_its_episode_weighs_more():
+    """Weights average to one; a pixel of mean motion weighs 1 + motion times a still one."""
+    still = torch.full((2, 8, 8, 3), 100, dtype=torch.uint8)
+    episodes = dataset(1, 1).episodes
+    scene = mean_pictures(still, episodes)
+    assert scene.shape == (2, 3, 4, 4)
+    target = scene.clone()
+    target[:, :, :2] += 0.2  # half of the picture moved
+    settings = load_params("vision").vision.model_copy(update={"motion": 3.0})
+    weights = motion_weights(target, scene, settings)
+    assert weights.mean().item() == pytest.approx(1.0, rel=1e-4)
+    assert (weights[:, :, 0] / weights[:, :, 3]).mean().item() == pytest.approx(7.0, rel=1e-3)
+
+
+def test_black_pictures_take_no_part_in_the_mean_picture():
+    """A dropped picture would make everything look as if it moved."""
+    frames = torch.full((8, 8, 8, 3), 100, dtype=torch.uint8)
+    frames[4] = 0
+    (scene,) = mean_pictures(frames, dataset(8).episodes)
+    torch.testing.assert_close(scene, torch.full((3, 4, 4), 100 / 255))
+
+
+def test_a_probe_reads_what_is_there_from_pictures_that_tell():
+    """A linear code is read to the last digit; black and late pictures are asked nothing."""
+    data = dataset(40, 40, 40, splits="train test test")
+    images = np.ones((120, 4, 4, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(120, 8))
+    features = np.concatenate([states, np.ones((120, 1))], 1).reshape(120, 9, 1, 1)
+    images[50], features[50] = 0, 99.0  # dropped
+    data.episodes[2].tags["stress_steps"] = {"latency": 40}
+    features[80:] = -99.0
+    data.arrays["obs/image"] = images
+    assert telling(data, data.rows(["test"])).tolist() == [r for r in range(40, 80) if r != 50]
+    nominal, stressed, scatter = probe(features, states, data, 1e-9)
+    assert nominal["min_r2"] > 0.9999
+    assert len(scatter["truth"]) == 39
+    assert stressed == {}
+
+
+def test_a_probe_tells_its_error_in_millimetres():
+    """With nothing to go by, the mean is predicted: the error is the spread, R2 below zero."""
+    data = dataset(50, 50, splits="train test")
+    data.arrays["obs/image"] = np.ones((100, 4, 4, 3), np.uint8)
+    states = np.random.default_rng(0).normal(0, 0.02, size=(100, 8))
+    scores, _, _ = probe(np.ones((100, 1, 1, 1)), states, data, 1.0)
+    hand_x = states[50:, 0] - states[:50:2, 0].mean()
+    assert scores["hand_x_mm"] == pytest.approx(1000 * np.sqrt((hand_x**2).mean()), rel=1e-4)
+    assert set(scores) == {*(f"{n}_{u}" for n in TARGETS for u in ("r2", "mm")), "min_r2"}
+    assert scores["min_r2"] <= 0
+
+
+def test_neighbours_are_the_most_alike_frames_of_other_episodes_one_each():
+    """By hand: directions in a plane; the query's own episode is left out."""
+    angle = np.deg2rad([0, 10, 20, 180, 4, 90, 270, 5])
+    features = np.stack([np.cos(angle), np.sin(angle)], 1).reshape(8, 2, 1, 1)
+    features -= features.mean(0)
+    rows, similarity = neighbours(features, dataset(3, 2, 2, 1), np.array([0]), 2)
+    assert rows.tolist() == [[7, 4]] or rows.tolist() == [[4, 7]]
+    assert (np.diff(similarity[0]) <= 0).all()
+    assert (similarity > 0.98).all()
+    rows, _ = neighbours(features, dataset(3, 2, 2, 1), np.array([0, 7]), 9)
+    assert rows.shape == (2, 3)
+    assert not set(rows[0]) & {0, 1, 2}
