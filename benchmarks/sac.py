@@ -81,6 +81,7 @@ def main() -> None:
         ConditionVector(),
         settings,
         params.safety,
+        0,
         (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else nullcontext,
     )
     learner.updates = settings.critic_steps  # past the critic-only phase: all parts are updated

@@ -207,7 +207,7 @@ def train(
     fabric = start(params.compute, seed)
     model = UNet(num_classes=len(PRIMITIVES), widths=settings.widths)
     table, doubts = weights
-    train_segmenter(model, mixed, table, settings, params.safety, fabric, doubts)
+    train_segmenter(model, mixed, table, settings, params.safety, fabric, seed, doubts)
     segmenter = Segmenter(model.cpu(), fabric.autocast)
     return score(segmenter, exact, [split], settings.threshold).metrics()["primitive_miou"]
 

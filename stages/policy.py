@@ -20,7 +20,7 @@ from lib.learning.device import arithmetic_class, start
 from lib.learning.loop import Curve
 from lib.params import load_params
 from lib.policy.cloning import clone, to_replay
-from lib.policy.train_sac import Validation, train_sac
+from lib.policy.train_sac import VALIDATED, Validation, train_sac
 from lib.sim.env import spread_seeds
 
 LOSSES = ("critic", "actor", "temperature", "bc")
@@ -46,7 +46,7 @@ def main() -> None:
     condition = ConditionVector(task=params.task, weights=tuple(settings.weights))
     actor = build_actor(projector.dim, settings.hidden)
     agent = PolicyAgent(perception, projector, actor, condition)
-    cloning = clone(actor, replay, condition, settings, params.safety)
+    cloning = clone(actor, replay, condition, settings, params.safety, seed)
     save_policy(CLONED_POLICY, agent)
 
     env = make_vector_env(
@@ -71,10 +71,9 @@ def main() -> None:
         trials = [Trial(one, weights=weights, linger=linger, horizon=horizon) for one in held_out]
         with timed("validation"):
             runs = run_episodes(env, agent, trials)
-        figures = [
-            (t.succeeded, t.success[-1], t.steps, t.joules, np.dot(weights, t.value)) for t in runs
-        ]
-        return Validation(*np.mean(figures, axis=0).tolist())
+        figures = [(t.succeeded, t.success[-1], t.steps, t.joules) for t in runs]
+        value = np.mean([t.value for t in runs], axis=0)
+        return Validation(*np.mean(figures, axis=0).tolist(), value)
 
     with closing(env):
         best, validations, curve, facts = train_sac(
@@ -85,6 +84,7 @@ def main() -> None:
             validate,
             settings,
             params.safety,
+            seed,
             fabric.autocast,
         )
     actor.load_state_dict(best)
@@ -104,11 +104,7 @@ def serve_script() -> None:
     for path in (POLICY, CLONED_POLICY):
         save_policy(path, None)
     write_json(METRICS / "policy.json", {"loss": {}, "online_steps": 0, "best_step": 0})
-    curves = {
-        "loss": ["critic"],
-        "cloning": ["total"],
-        "online": [*Validation._fields, "worst_success_any"],
-    }
+    curves = {"loss": ["critic"], "cloning": ["total"], "online": VALIDATED}
     for name, values in curves.items():
         write_csv(PLOTS / f"policy_{name}.csv", Curve.off(*values).rows)
 

@@ -39,7 +39,7 @@ def main() -> None:
     curve = Curve.off("prediction", "total")
     if settings.use_neural:
         windows = Windows(features, dataset, ["train"], settings.window)
-        curve = train_rnn(model, windows, normalize, settings, params.safety, fabric)
+        curve = train_rnn(model, windows, normalize, settings, params.safety, fabric, params.seed)
     else:
         say("rnn: use_neural is false, persistence serves")
     trained = model.cpu().eval() if settings.use_neural else None

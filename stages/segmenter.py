@@ -52,6 +52,7 @@ def main() -> None:
             settings,
             params.safety,
             fabric,
+            params.seed,
             segment_doubts(manifest),
         )
     neural, heuristic = Segmenter(model.cpu(), fabric.autocast), Segmenter(None)

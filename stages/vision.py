@@ -42,7 +42,7 @@ def main() -> None:
 
     curve = Curve.off("contrastive", "total")
     if settings.use_neural:
-        curve = train_backbone(model, dataset, settings, params.safety, fabric)
+        curve = train_backbone(model, dataset, settings, params.safety, fabric, params.seed)
     else:
         say("vision: use_neural is false, the random frozen backbone serves")
         model.load_state_dict(random.state_dict())

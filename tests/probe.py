@@ -86,7 +86,7 @@ def main() -> None:
     obs, action = rng.normal(size=(64, 20)), rng.uniform(-1, 1, (64, 4))
     reward, skill = rng.normal(size=(64, len(OBJECTIVES))), rng.integers(0, len(SKILLS), 64)
     replay.add(obs, skill, np.zeros(64), action, reward, True, action)
-    learner = Learner(build_actor(20, settings.hidden), 20, ConditionVector(), settings, safety)
+    learner = Learner(build_actor(20, settings.hidden), 20, ConditionVector(), settings, safety, 0)
     learner.updates = settings.critic_steps
     for _ in range(STEPS):
         learner.update(replay.sample(256, rng))

@@ -1,4 +1,8 @@
-"""Named seeds: a function of (seed, name, index) alone, such as the reset seed of an episode."""
+"""Named seeds: each use of random numbers has its own generator, seeded from (seed, name).
+
+An additional draw for one purpose therefore changes no number of another purpose. Only the initial
+weights of networks come from torch's global generator, which ``lib.learning.device.start`` seeds.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lib.agent.agents import Observed
 from lib.agent.condition import ConditionVector, condition_batch
+from lib.base.seeds import named_seed
 from lib.data.dataset import Dataset
 from lib.learning.loop import Curve, Optimizer, fit
 from lib.losses import sac
@@ -55,6 +56,7 @@ def clone(
     condition: ConditionVector,
     settings: Policy,
     safety: Safety,
+    seed: int,
 ) -> Curve:
     """Trains a policy by behaviour cloning on the noise-free expert actions of successful episodes.
 
@@ -65,11 +67,12 @@ def clone(
             under all of them.
         settings: Training settings.
         safety: Settings of the gradient clipping and the NaN guard.
+        seed: Seed for the choice of the transitions and their preferences.
 
     Returns:
         Loss curve of ``total``.
     """
-    rng = np.random.default_rng(int(torch.randint(2**31, ())))
+    rng = np.random.default_rng(named_seed(seed, "cloning"))
 
     def losses_of_step(step: int) -> dict[str, Tensor]:
         batch = replay.sample(settings.batch_size, rng, cloning=True)

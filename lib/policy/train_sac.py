@@ -26,6 +26,7 @@ from lib.agent.agents import PolicyAgent
 from lib.agent.closed_loop import ClosedLoop, Trajectory, Trial
 from lib.agent.condition import CONDITION_DIM, ConditionVector
 from lib.base.console import say, timed, track
+from lib.base.seeds import named_seed
 from lib.episode import OBJECTIVES, SKILLS
 from lib.learning.device import Autocast
 from lib.learning.halves import small_operations
@@ -67,6 +68,7 @@ class Learner:
         condition: ConditionVector,
         settings: Policy,
         safety: Safety,
+        seed: int,
         autocast: Autocast = nullcontext,
     ) -> None:
         """Builds the critics and the optimisers.
@@ -77,6 +79,7 @@ class Learner:
             condition: Condition that supplies everything except skill, preference and novelty.
             settings: Training settings.
             safety: Settings of the gradient clipping and the NaN guard.
+            seed: Seed for drawing preferences and actions.
             autocast: Context in which the trunks run; heads and probabilities keep full precision.
         """
         self.actor, self.settings, self.condition = actor, settings, condition
@@ -103,7 +106,8 @@ class Learner:
         self._critic_step = Optimizer(
             "policy", self.critic.parameters(), settings.lr, safety, schedule=schedule
         )
-        self._rng = np.random.default_rng(int(torch.randint(2**31, ())))
+        self._rng = np.random.default_rng(named_seed(seed, "conditions"))
+        self._noise = torch.Generator().manual_seed(named_seed(seed, "noise"))
         self.updates = 0
 
     def cloning_weight(self) -> float:
@@ -143,7 +147,9 @@ class Learner:
             first = int(self._rng.integers(self.settings.critics - 1))
             pair = slice(first, first + 2)
             with self._autocast():
-                action, log_prob, _ = self.actor.sample(batch.next_obs, after, batch.next_skill)
+                action, log_prob, _ = self.actor.sample(
+                    batch.next_obs, after, batch.next_skill, self._noise
+                )
                 q_2BK = self.target.subset(pair, batch.next_obs, after, action, batch.next_skill)
             worse_B = (q_2BK * weights_BK).sum(-1).argmin(0)
             next_q_BK = q_2BK[worse_B, torch.arange(len(worse_B))]
@@ -167,7 +173,7 @@ class Learner:
     ) -> dict[str, Tensor]:
         self.critic.requires_grad_(False)
         with self._autocast():
-            action, log_prob, mode = self.actor.sample(batch.obs, now, batch.skill)
+            action, log_prob, mode = self.actor.sample(batch.obs, now, batch.skill, self._noise)
             q_NBK = self.critic(batch.obs, now, action, batch.skill)
         self.critic.requires_grad_(True)
         q_B = (q_NBK.mean(0) * weights_BK).sum(-1)
@@ -194,14 +200,18 @@ class Validation(NamedTuple):
         success_last: Share of positions where it was done at the last step of the test horizon.
         steps: Mean number of control steps until the first success.
         joules: Mean mechanical work until the first success, J.
-        utility: Mean of w . V, the undiscounted return until then under the preference w.
+        value: (K,) mean undiscounted return until the first success.
     """
 
     success_any: float
     success_last: float
     steps: float
     joules: float
-    utility: float
+    value: np.ndarray
+
+
+# Columns of plots/policy_online.csv besides the step.
+VALIDATED = (*Validation._fields[:-1], "utility", "worst_success_any")
 
 
 def train_sac(
@@ -212,6 +222,7 @@ def train_sac(
     validate: Callable[[Sequence[float]], Validation],
     settings: Policy,
     safety: Safety,
+    seed: int,
     autocast: Autocast = nullcontext,
 ) -> tuple[dict[str, Tensor], list[dict[str, float]], Curve, dict[str, Any]]:
     """Trains the cloned policy by SAC on recorded data and on new experience of the robot.
@@ -224,6 +235,7 @@ def train_sac(
         validate: Function that runs the agent under a preference on the validation positions.
         settings: Training settings.
         safety: Settings of the gradient clipping and the NaN guard.
+        seed: Seed for exploration and for drawing transitions and preferences.
         autocast: Context in which the trunks run.
 
     Returns:
@@ -231,9 +243,9 @@ def train_sac(
         validation; the curve of the losses; and a dictionary with online_steps and best_step.
     """
     dim = agent.projector.dim
-    learner = Learner(agent.actor, dim, agent.condition, settings, safety, autocast)
-    rng = np.random.default_rng(int(torch.randint(2**31, ())))
-    explore = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    learner = Learner(agent.actor, dim, agent.condition, settings, safety, seed, autocast)
+    rng = np.random.default_rng(named_seed(seed, "experience"))
+    explore = torch.Generator().manual_seed(named_seed(seed, "exploration"))
     online = Replay(settings.online_steps + 1000, dim, settings.n_step, settings.gamma)
     curve = Curve(max(1, count_updates(settings)))
     best, best_score, best_step = copy.deepcopy(agent.actor.state_dict()), (-1.0, 0.0), 0
@@ -242,7 +254,9 @@ def train_sac(
     def check(step: int) -> None:
         nonlocal best, best_score, best_step
         agent.explore, agent.actor = None, learner.average
-        found = {name: validate(weights) for name, weights in settings.presets.items()}
+        # The clone acts alike under every preference, as the expert does, so one preset is enough.
+        asked = settings.presets if step else {settings.preset: settings.weights}
+        found = {name: validate(weights) for name, weights in asked.items()}
         agent.actor = learner.actor
         for name, v in found.items():
             say(
@@ -250,10 +264,15 @@ def train_sac(
                 f"the last step {v.success_last:.2f}, {v.steps:.1f} steps, {v.joules:.1f} J"
             )
         published, worst = found[settings.preset], min(v.success_any for v in found.values())
-        rows.append({"step": step, **published._asdict(), "worst_success_any": worst})
-        # Success is compared first, then the mean utility over the presets; on a tie the earlier
-        # policy is kept.
-        utility = float(np.mean([v.utility for v in found.values()]))
+        # The utility is the mean of w . V over the presets.
+        values = [
+            np.dot(weights, found.get(name, published).value)
+            for name, weights in settings.presets.items()
+        ]
+        utility = float(np.mean(values))
+        figures = (*published[:-1], utility, worst)
+        rows.append({"step": step, **dict(zip(VALIDATED, figures, strict=True))})
+        # Success is compared first, then utility; on a tie the earlier policy is kept.
         score = (min(worst, published.success_last), utility)
         if score > best_score:
             best, best_score = copy.deepcopy(learner.average.state_dict()), score

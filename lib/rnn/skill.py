@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.base.seeds import named_seed
 from lib.models.convgru import ConvGRU
 
 HORIZONS = (1, 4, 8)
@@ -40,7 +41,7 @@ def prediction_skill(
         ``skill_shuffled_actions`` is open loop with the actions after the warm-up from another
         window. ``skill_shuffled_windows`` is open loop with all actions from another window.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(named_seed(seed, "shuffled windows"))
     others = rng.permutation(len(windows))
     names = ("skill", "skill_shuffled_actions", "skill_shuffled_windows")[: 3 if controls else 1]
     errors = {name: np.zeros(STEPS) for name in (*names, "persistence")}

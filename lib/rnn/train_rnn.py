@@ -8,10 +8,10 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from lib.base.seeds import named_seed
 from lib.data.dataset import Windows
 from lib.learning.halves import in_halves, split
 from lib.learning.loop import Curve, Optimizer, fit, warmup_cosine
@@ -29,6 +29,7 @@ def train_rnn(
     settings: Rnn,
     safety: Safety,
     fabric: Fabric,
+    seed: int,
 ) -> Curve:
     """Trains the RNN on windows: on real frames in a warm-up, then on its own predictions.
 
@@ -41,12 +42,13 @@ def train_rnn(
         settings: Training settings.
         safety: Settings of the gradient clipping and the NaN guard.
         fabric: Lightning Fabric, which sets device and precision.
+        seed: Seed for the choice of the windows and their warm-ups.
 
     Returns:
         Loss curves of ``prediction``, ``smoothness`` and ``total``.
     """
     model.to(fabric.device).train()
-    rng = np.random.default_rng(int(torch.randint(2**31, ())))
+    rng = np.random.default_rng(named_seed(seed, "windows"))
 
     def losses_of_step(step: int) -> dict[str, Tensor]:
         maps, actions = windows.batch(rng.choice(len(windows), settings.batch_size))

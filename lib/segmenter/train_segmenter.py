@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from lib.base.seeds import named_seed
 from lib.data.dataset import Dataset
 from lib.episode import PRIMITIVES
 from lib.learning.augment import Augment
@@ -105,6 +106,7 @@ def train_segmenter(
     settings: Segmenter,
     safety: Safety,
     fabric: Fabric,
+    seed: int,
     doubts: Mapping[tuple[str, str], np.ndarray] | None = None,
 ) -> Curve:
     """Trains the U-Net on the frames of the training episodes.
@@ -116,6 +118,7 @@ def train_segmenter(
         settings: Training settings.
         safety: Settings of the gradient clipping and the NaN guard.
         fabric: Lightning Fabric, which sets device and precision.
+        seed: Seed for the choice of the frames and for their augmentation.
         doubts: Trust in the segments of episodes with doubted segments; see PixelTrust.
 
     Returns:
@@ -123,7 +126,7 @@ def train_segmenter(
     """
     channels_last(model).to(fabric.device).train()
     twins = Twins(model)
-    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    generator = torch.Generator().manual_seed(named_seed(seed, "frames"))
     augment = Augment(0, COLOUR, NOISE, generator)
     trust_in = PixelTrust(dataset, trust, doubts or {})
     rows = dataset.seen(dataset.rows(["train"]))

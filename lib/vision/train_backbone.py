@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from lib.base.seeds import named_seed
 from lib.data.dataset import Dataset, Reference
 from lib.learning.augment import Augment, shifted
 from lib.learning.halves import Twins, in_halves
@@ -44,7 +45,8 @@ def calibrate_batch_norm(model: Backbone, images_NHW3: np.ndarray, seed: int) ->
         images_NHW3: Pictures, uint8.
         seed: Seed for the choice of the pictures.
     """
-    rows = np.random.default_rng(seed).choice(len(images_NHW3), CALIBRATION_BATCHES * 64)
+    rng = np.random.default_rng(named_seed(seed, "batch statistics"))
+    rows = rng.choice(len(images_NHW3), CALIBRATION_BATCHES * 64)
     model.train()
     for batch in np.split(np.sort(rows), CALIBRATION_BATCHES):
         model(to_unit(images_NHW3[batch]))
@@ -90,6 +92,7 @@ def train_backbone(
     settings: Vision,
     safety: Safety,
     fabric: Fabric,
+    seed: int,
 ) -> Curve:
     """Trains a backbone with the NT-Xent loss and, if its weight is not 0, a reconstruction loss.
 
@@ -99,11 +102,12 @@ def train_backbone(
         settings: Training settings.
         safety: Settings of the gradient clipping and the NaN guard.
         fabric: Lightning Fabric, which sets device and precision.
+        seed: Seed for the choice of the frames and for their random views.
 
     Returns:
         Loss curves of ``contrastive``, ``reconstruction`` and ``total``.
     """
-    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    generator = torch.Generator().manual_seed(named_seed(seed, "views"))
     augment = Augment(
         settings.shift_px, settings.colour, settings.noise, generator, blur=settings.blur
     )

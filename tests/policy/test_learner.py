@@ -37,7 +37,7 @@ def small(**changes) -> Policy:
 def learner(settings: Policy, dim: int = DIM) -> Learner:
     torch.manual_seed(0)
     actor = build_actor(dim, settings.hidden)
-    return Learner(actor, dim, ConditionVector(), settings, load_params("safety").safety)
+    return Learner(actor, dim, ConditionVector(), settings, load_params("safety").safety, 0)
 
 
 def filled(count: int = 200, dim: int = DIM, terminated: bool = False) -> Replay:
@@ -93,9 +93,9 @@ def test_conditions_hold_the_preference_that_the_losses_weigh(monkeypatch):
     batch = next(batches(filled()))
     sample, forward = one.actor.sample, one.critic.forward
 
-    def sampled(obs, condition, skill):
+    def sampled(obs, condition, skill, generator):
         seen["now" if "after" in seen else "after"] = (obs, condition, skill)
-        return sample(obs, condition, skill)
+        return sample(obs, condition, skill, generator)
 
     def valued(obs, condition, action, skill):
         seen["judge" if "critic" in seen else "critic"] = (obs, condition, action, skill)
@@ -168,7 +168,6 @@ def test_the_target_networks_make_the_targets():
         one = learner(small())
         for parameter in one.target.parameters() if changed else ():
             parameter.data = parameter.data * 0.1
-        torch.manual_seed(1)
         losses.append(one.update(batch)["critic"].item())
     assert losses[1] != losses[0]
 
@@ -276,7 +275,7 @@ def test_cloning_learns_the_action_of_each_skill():
     replay._arrays["expert"][:] = wanted[replay._arrays["skill"]]
     replay._arrays["has_expert"][:] = True
     safety = load_params("safety").safety
-    curve = clone(actor, replay, ConditionVector(), settings, safety)
+    curve = clone(actor, replay, ConditionVector(), settings, safety, 0)
     assert curve.rows[-1]["total"] < 0.1 * curve.rows[0]["total"]
     obs, skill = torch.zeros(4, DIM), torch.arange(4)
     condition = torch.from_numpy(
@@ -318,7 +317,7 @@ class Training:
             self.events.append(("validate", tuple(weights), self.agent.explore))
             self.validated.append(copy.deepcopy(self.agent.actor.state_dict()))
             success, last, value = next(answers)
-            return Validation(success, last, 10.0, 5.0, value)
+            return Validation(success, last, 10.0, 5.0, np.full(3, value))
 
         self.asked: list[int] = []
         self.preferences: list[np.ndarray] = []
@@ -342,8 +341,9 @@ class Training:
             validate,
             settings,
             load_params("safety").safety,
+            0,
         )
-        self.checks = range(0, count * (settings.validations + 1), count)
+        self.checks = [0, *range(1, count * settings.validations, count)]
 
     def published(self) -> int:
         """Number of the check whose weights are published."""
@@ -370,15 +370,15 @@ SHORT = {
 @pytest.mark.parametrize(
     ("scores", "published"),
     [
-        # Both presets of the clone and of each of two checks: success, success at the last step
-        # and utility.
-        ([(1, 1, -9)] * 2 + [(1, 1, -8)] * 2 + [(1, 1, -7)] * 2, 2),
-        ([(1, 1, -9)] * 2 + [(1, 1, -7)] * 2 + [(1, 1, -8)] * 2, 1),
-        ([(1, 1, -9)] * 2 + [(0.9, 1, -7), (1, 1, -7), (1, 0.9, -8), (1, 1, -8)], 0),
-        ([(0.5, 0.5, -9)] * 2 + [(0.9, 1, -7), (1, 1, -7), (1, 1, -8), (0.8, 1, -8)], 1),
-        ([(0.5, 0.5, -1)] * 2 + [(0.9, 0.6, -7), (1, 1, -7), (1, 0.7, -8), (0.8, 1, -8)], 2),
-        ([(1, 1, -9)] * 6, 0),
-        ([(1, 1, -9)] * 2 + [(1, 1, -9), (1, 1, -5), (1, 1, -7), (1, 1, -6)], 2),
+        # The clone, then both presets of each of two checks: success, success at the last step,
+        # value of every objective.
+        ([(1, 1, -9)] + [(1, 1, -8)] * 2 + [(1, 1, -7)] * 2, 2),
+        ([(1, 1, -9)] + [(1, 1, -7)] * 2 + [(1, 1, -8)] * 2, 1),
+        ([(1, 1, -9)] + [(0.9, 1, -7), (1, 1, -7), (1, 0.9, -8), (1, 1, -8)], 0),
+        ([(0.5, 0.5, -9)] + [(0.9, 1, -7), (1, 1, -7), (1, 1, -8), (0.8, 1, -8)], 1),
+        ([(0.5, 0.5, -1)] + [(0.9, 0.6, -7), (1, 1, -7), (1, 0.7, -8), (0.8, 1, -8)], 2),
+        ([(1, 1, -9)] * 5, 0),
+        ([(1, 1, -9)] + [(1, 1, -9), (1, 1, -5), (1, 1, -7), (1, 1, -6)], 2),
     ],
 )
 def test_the_best_validated_policy_is_published(monkeypatch, scores, published):
@@ -395,16 +395,16 @@ def test_a_training_goes_through_its_parts_in_order(monkeypatch):
     settings = small(**SHORT)
     run = Training(settings, scores, monkeypatch)
     kinds = [event[0] for event in run.events]
-    assert kinds[:8] == [*["validate"] * 2, *["update"] * 6]
-    assert kinds[8] == "step"
+    assert kinds[:7] == ["validate", *["update"] * 6]
+    assert kinds[7] == "step"
     assert kinds.count("update") == 6 + 12 and kinds.count("step") == 12
     asked = [event[1] for event in run.events if event[0] == "validate"]
-    assert asked == 3 * [tuple(w) for w in PRESETS.values()]
+    assert asked == [tuple(PRESETS["first"])] + 2 * [tuple(w) for w in PRESETS.values()]
     # Nothing explores while it is validated, everything does while it learns.
     assert all(event[2] is None for event in run.events if event[0] == "validate")
     assert all(event[1] for event in run.events if event[0] == "step")
     at = [number for number, kind in enumerate(kinds) if kind == "validate"]
-    assert kinds[: at[2]].count("step") == 6
+    assert kinds[: at[1]].count("step") == 6
     # The average is validated, not the policy that fluctuates.
     learner = next(event[1] for event in run.events if event[0] == "update")
     for name, weights in learner.average.state_dict().items():

@@ -161,6 +161,7 @@ def test_an_update_moves_everything_and_its_average_follows(settings):
             ConditionVector(),
             settings,
             safety,
+            0,
             lambda on=autocast: torch.autocast("cpu", torch.bfloat16, enabled=on),
         )
         parts = (learner.actor, learner.critic, learner.target, learner.average)

@@ -92,7 +92,7 @@ def test_training_does_not_learn_what_is_not_believed(believed):
         fabric = start(compute, 0)
         model = UNet(num_classes=len(PRIMITIVES), widths=settings.widths)
         found = {} if believed else doubts
-        train_segmenter(model, dataset, table, settings, params.safety, fabric, found)
+        train_segmenter(model, dataset, table, settings, params.safety, fabric, 0, found)
         learnt.append([p.detach().cpu() for p in model.parameters()])
     torch.use_deterministic_algorithms(deterministic)
     same = all(torch.equal(a, b) for a, b in zip(*learnt, strict=True))

@@ -116,12 +116,12 @@ def test_validation_is_the_mode_of_the_policy_under_every_preset(policy_of):
     """To the horizon of the test; the published preset goes on after success."""
     left = policy_of()
     presets = [[0.65, 0.2, 0.15], [0.3, 0.2, 0.5]]
-    assert [explore for _, explore in left.trials] == [None] * 6
+    assert [explore for _, explore in left.trials] == [None] * 5
     weights = [list(asked[0].weights) for asked, _ in left.trials]
-    assert weights == 3 * presets
+    assert weights == [presets[0], *presets, *presets]
     assert {trial.horizon for asked, _ in left.trials for trial in asked} == {10}
     lingers = [asked[0].linger for asked, _ in left.trials]
-    assert lingers == 3 * [None, 0]
+    assert lingers == [None, None, 0, None, 0]
 
 
 def test_the_robot_is_validated_as_it_drives(policy_of, monkeypatch):
