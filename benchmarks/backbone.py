@@ -3,9 +3,9 @@
     python -m benchmarks.backbone [--threads 2] [--rounds 5] [--batch 64]
 
 Plain: float32, contiguous memory, each augmentation transform applied to the whole batch, AdamW
-parameter by parameter. Here: channels-last memory, bf16 autocast where the processor supports it,
-augmentation of one picture at a time so that it stays in the cache, fused AdamW. Both do the whole
-training step: views, network, NT-Xent, gradients, optimiser.
+parameter by parameter. Here: channels-last memory, bf16 autocast where the processor supports it
+and the arithmetic is native, augmentation of one picture at a time so that it stays in the cache,
+fused AdamW. Both do the whole training step: views, network, NT-Xent, gradients, optimiser.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.side_by_side import report, side_by_side
+from lib.base import arithmetic
 from lib.learning.augment import Augment
 from lib.learning.device import has_fast_bf16
 from lib.losses.contrastive import nt_xent
@@ -83,7 +84,7 @@ def main() -> None:
         loss.backward()
         adam.step()
 
-    bf16 = has_fast_bf16()
+    bf16 = has_fast_bf16() and not arithmetic.is_portable()
     print(f"{given.threads} threads, batch {given.batch}, bf16 {'on' if bf16 else 'not available'}")
     seconds = side_by_side(
         lambda: step(

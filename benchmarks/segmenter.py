@@ -19,6 +19,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from lib.base import arithmetic
 from lib.episode import PRIMITIVES
 from lib.learning.device import start
 from lib.models.unet import UNet
@@ -36,7 +37,9 @@ OURS = "Segmenter.probabilities"
 def runners() -> dict[str, Callable[[], object]]:
     """Returns the functions to time, by name."""
     params = load_params("seed", "compute", "segmenter")
-    fabric = start(params.compute.model_copy(update={"threads": 1}), params.seed)
+    kind = "portable" if arithmetic.is_portable() else "native"
+    asked = {"threads": 1, "arithmetic": kind}
+    fabric = start(params.compute.model_copy(update=asked), params.seed)
     picture = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
     single = torch.from_numpy(picture).permute(0, 3, 1, 2).float().contiguous() / 255
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -253,6 +254,51 @@ def test_the_same_seed_gives_the_same_bytes(small_run, monkeypatch):
     assert data.read_bytes() != before
     params.write_text(shipped)
     data.write_bytes(before)
+
+
+# Losses that a training must lower, by curve; the share that is left of the first third's mean.
+FALLING = {
+    "vision_loss": {"contrastive": 0.85, "reconstruction": 0.8},
+    "rnn_loss": {"prediction": 0.3},
+    "segmenter_loss": {"boundary": 0.99, "primitive": 0.9},
+    "policy_cloning": {"total": 0.3},
+    "policy_loss": {"critic": 0.5},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("curve", FALLING)
+def test_every_training_learns(small_run, curve):
+    """Even in the few steps of the small preset: the last third of a curve is below its first."""
+    folder, _ = small_run
+    with (folder / "metrics" / "plots" / f"{curve}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name, share in FALLING[curve].items():
+        values = [float(row[name]) for row in rows if row[name]]
+        third = len(values) // 3
+        first, last = (sum(part) / third for part in (values[:third], values[-third:]))
+        assert last < share * first, (name, first, last)
+
+
+@pytest.mark.slow
+def test_every_training_gives_the_same_bytes_again(small_run):
+    """Each trained stage runs a second time in its place: outs, metrics and curves are equal."""
+    folder, _ = small_run
+    for stage in ("vision", "rnn", "segmenter", "policy"):
+        entry = GRAPH["stages"][stage]
+        files = [
+            file
+            for kind in ("outs", "metrics", "plots")
+            for out in paths(entry.get(kind, []))
+            for file in ([folder / out] if (folder / out).is_file() else (folder / out).rglob("*"))
+            if file.is_file()
+        ]
+        before = {file: file.read_bytes() for file in files}
+        for file in files:
+            file.unlink()
+        result = run(folder, f"stages.{stage}")
+        assert result.returncode == 0, result.stdout
+        assert before and all(file.read_bytes() == content for file, content in before.items())
 
 
 def test_the_environment_and_the_parameters_agree_on_prices():
