@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from lib.learning.device import start
-from lib.models.backbone import Backbone
-from lib.models.frozen import channels_last
 from lib.params import load_params
 from lib.sim.env import make_env
+from lib.vision.train_backbone import build_backbone
 
 REPEATS = 8
 BATCH = 64
@@ -68,8 +67,7 @@ def measure() -> Speed:
     per_step = _best(draw) / 10
     env.close()
     start(params.compute, params.seed)
-    vision = params.vision
-    model = channels_last(Backbone(vision.size, vision.block, vision.pyramid_channels))
+    model = build_backbone(params.vision)
     images = torch.rand(BATCH, 3, size, size).to(memory_format=torch.channels_last)
 
     def learn() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.copies import ROOT, copy_of_the_files
+
 MUTANTS = ROOT / "tests" / "mutants"
 COPIES = 2  # faults that are tried at the same time
 FAILED = 1  # exit code of pytest if a test failed
@@ -58,26 +58,6 @@ def read(path: Path) -> Mutant:
     if not (first.startswith("Fault: ") and second.startswith("Tests: ")):
         raise ValueError(f"{path.name}: must begin with the lines Fault: and Tests:")
     return Mutant(path.stem, first.removeprefix("Fault: "), second.split()[1:], path)
-
-
-def copied(folder: Path) -> Path:
-    """Copies the files that Git knows or would add.
-
-    Args:
-        folder: Folder for the copy.
-    """
-    listed = subprocess.run(
-        ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"),
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
 
 
 def try_out(mutant: Mutant, folder: Path) -> str:
@@ -136,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(COPIES) as pool:
         folders: SimpleQueue[Path] = SimpleQueue()
         for number in range(COPIES):
-            folders.put(copied(Path(scratch) / str(number)))
+            folders.put(copy_of_the_files(Path(scratch) / str(number)))
 
         def attempt(mutant: Mutant) -> str:
             folder = folders.get()

@@ -18,6 +18,7 @@ from lib.params import load_params, read_yaml
 from lib.sim.env import DEFAULT_PRICES
 from lib.verify import GOLDENS, differences, hashes_of
 from tests.closure import CODE, ROOT, closure, code_deps, expanded, params_read
+from tests.copies import copy_of_the_files
 
 PORTABLE = torch.backends.cpu.get_cpu_capability() == "AVX2" and not torch.cuda.is_available()
 GRAPH = read_yaml(ROOT / "dvc.yaml")
@@ -92,14 +93,7 @@ def test_outs_are_ignored_by_git():
 
 def copy_of_the_repository(folder: Path) -> Path:
     """A Git repository with the files of this one, as they are now, and nothing built."""
-    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in files.split("\n"):
-        source = ROOT / name
-        if name and source.is_file() and not name.startswith("metrics/") and name != "dvc.lock":
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
+    copy_of_the_files(folder, lambda name: not name.startswith("metrics/") and name != "dvc.lock")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     subprocess.run([*git, "init", "-q"], cwd=folder, check=True)
     subprocess.run([*git, "add", "-A"], cwd=folder, check=True)

@@ -5,6 +5,7 @@ A robot is a point on a line. It succeeds beyond 0.5, and its picture is as brig
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,16 @@ from lib.agent.projector import SMALLEST_UNIT
 
 SIDE = 4  # of the square pictures, pixels
 GOAL = 0.5
+
+
+def pictures(place: np.ndarray) -> np.ndarray:
+    """Returns the picture of each robot, which is as bright as it is far and never black.
+
+    Args:
+        place: Place of each robot.
+    """
+    brightness = 1 + (200 * np.clip(place, 0, 1)).astype(np.uint8)
+    return np.broadcast_to(brightness[:, None, None, None], (len(place), SIDE, SIDE, 3)).copy()
 
 
 class PointRobots:
@@ -34,17 +45,29 @@ class PointRobots:
         self.seeds = [-1] * num_envs
         self.at, self.age = np.zeros(num_envs), np.zeros(num_envs, int)
 
+    @classmethod
+    def noted_in(cls, made: list[PointRobots]) -> Callable[..., PointRobots]:
+        """Returns what takes the place of ``make_vector_env``.
+
+        Args:
+            made: List to which every set of robots is appended.
+        """
+
+        def make(num_envs: int, **options: Any) -> PointRobots:
+            made.append(cls(num_envs, **options))
+            return made[-1]
+
+        return make
+
     def call(self, name: str) -> list[Any]:
         """Answers ``positions``: the start of a robot is between 0 and 0.3."""
         assert name == "positions"
         return [(np.array([0.0]), np.array([0.3]))] * self.num_envs
 
     def _observe(self) -> dict[str, np.ndarray]:
-        images = np.full((self.num_envs, SIDE, SIDE, 3), 1, np.uint8)
-        images += (200 * np.clip(self.at, 0, 1)).astype(np.uint8)[:, None, None, None]
         proprio = np.zeros((self.num_envs, 4), np.float32)
         proprio[:, 0] = self.at
-        return {"image": images, "proprio": proprio}
+        return {"image": pictures(self.at), "proprio": proprio}
 
     def _info(self, **more: np.ndarray) -> dict[str, np.ndarray]:
         return {"expert_obs": np.zeros((self.num_envs, 39)), **more}

@@ -18,7 +18,7 @@ from lib.agent.condition import (
 from lib.agent.projector import Projector
 from lib.base.errors import UserError
 from lib.sim.stress import NOMINAL, Stress
-from tests.agent.fakes import SIDE, PointPerception, PointRobots, percepts
+from tests.agent.fakes import PointPerception, PointRobots, percepts, pictures
 
 PUBLISHED = (0.5, 0.25, 0.25)
 
@@ -55,11 +55,9 @@ def agent(actor=None) -> PolicyAgent:
 
 def frames(*places: float):
     """Arguments of ``act`` for robots at some places."""
-    images = np.full((len(places), SIDE, SIDE, 3), 0, np.uint8)
-    images += (200 * np.array(places)).astype(np.uint8)[:, None, None, None]
     proprio = np.zeros((len(places), 4), np.float32)
     action = np.linspace(-1, 1, 4 * len(places)).reshape(-1, 4).astype(np.float32)
-    return images, proprio, np.full((len(places), 39), np.nan), action
+    return pictures(np.array(places)), proprio, np.full((len(places), 39), np.nan), action
 
 
 def test_the_actor_gets_skill_preference_and_surprise_of_each_robot():

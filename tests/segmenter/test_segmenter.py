@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_array_equal
 
 from lib.data.dataset import Dataset
 from lib.episode import PRIMITIVES
 from lib.learning.checkpoint import load_checkpoint
 from lib.models.heuristic import boundary_of
-from lib.params import load_params
 from lib.segmenter.scores import (
     STRESS_STREAM,
     THRESHOLDS,
@@ -26,6 +21,7 @@ from lib.segmenter.serving import load_segmenter
 from lib.sim.env import episode_seed
 from stages import segmenter as stage
 from tests.factories import SIZE, dataset
+from tests.stages.bench import manifest_of, run_stage
 
 
 def test_black_pictures_do_not_teach():
@@ -111,43 +107,23 @@ def scratch_stage(tmp_path, monkeypatch):
     loaded = two_colours()
 
     def run_it(doubted=None, **changes):
-        params = load_params("task", "seed", "compute", "safety", "segmenter")
+        path = tmp_path / "segmenter.safetensors"
         small = {"widths": [4, 8], "steps": 2, "batch_size": 2, "stress_episodes": 1, **changes}
-        params.segmenter = params.segmenter.model_copy(update=small)
-        params.compute = params.compute.model_copy(update={"threads": torch.get_num_threads()})
-        said: list[str] = []
-
-        def part(consumer, fields, splits=None):
-            return Dataset({name: loaded.arrays[name] for name in fields}, loaded.episodes)
-
-        trust = {"sima2": {name: {"trust": 1.0} for name in PRIMITIVES}}
-        entries = [{"source": "sima2", "key": e.key} for e in loaded.episodes]
-        if doubted is not None:
-            entries[0]["doubted"] = doubted
-        for name, value in {
-            "load_params": lambda *_: params,
-            "load_dataset": part,
-            "read_manifest": lambda: {"trust": trust, "episodes": entries},
-            "stressed_episodes": lambda *_: loaded,
-            "say": said.append,
-            "SEGMENTER": tmp_path / "segmenter.safetensors",
-            "GEOMETRY": tmp_path / "geometry.hdf5",
-            "METRICS": tmp_path,
-            "PLOTS": tmp_path,
-        }.items():
-            monkeypatch.setattr(stage, name, value)
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        stage.main()
-        torch.use_deterministic_algorithms(deterministic)
-        serving, _ = load_segmenter(path=tmp_path / "segmenter.safetensors")
-        return SimpleNamespace(
-            metrics=json.loads((tmp_path / "segmenter.json").read_text()),
-            config=load_checkpoint(tmp_path / "segmenter.safetensors", "segmenter").config,
-            serving=serving,
-            said="\n".join(said),
-            images=loaded.arrays["obs/image"],
-            folder=tmp_path,
+        left = run_stage(
+            stage,
+            tmp_path,
+            monkeypatch,
+            loaded,
+            {"segmenter": small},
+            read_manifest=lambda: manifest_of(loaded, doubted),
+            stressed_episodes=lambda *_: loaded,
+            SEGMENTER=path,
+            GEOMETRY=tmp_path / "geometry.hdf5",
         )
+        left.serving, _ = load_segmenter(path=path)
+        left.config = load_checkpoint(path, "segmenter").config
+        left.images = loaded.arrays["obs/image"]
+        return left
 
     return run_it
 

@@ -23,7 +23,7 @@ from lib.sim.stress import NOMINAL, STRESS_KINDS, Stress
 from stages import evaluate, policy
 from tests.agent.fakes import GOAL, PointPerception, PointRobots, percepts
 from tests.agent.test_agents import projector
-from tests.stages.bench import recorded, run_stage, spoiled
+from tests.stages.bench import nothing, recorded, run_stage, spoiled
 
 DATA = recorded()
 SMALL = {
@@ -60,10 +60,6 @@ def policy_of(tmp_path, monkeypatch):
     def run_it(data=DATA, name="policy", **changes):
         folder, made, trials = tmp_path / name, [], []
 
-        def environments(count, **options):
-            made.append(PointRobots(count, **options))
-            return made[-1]
-
         def watched(env, agent, asked, **options):
             trials.append((asked, agent.explore))
             return run_episodes(env, agent, asked, **options)
@@ -76,7 +72,7 @@ def policy_of(tmp_path, monkeypatch):
             {"policy": {**SMALL, **changes}, "evaluate": {"horizon": 10}},
             Perception=PointPerception,
             perceive_dataset=perceived,
-            make_vector_env=environments,
+            make_vector_env=PointRobots.noted_in(made),
             run_episodes=watched,
             POLICY=folder / "policy",
             CLONED_POLICY=folder / "clone",
@@ -136,9 +132,8 @@ def test_the_robot_is_validated_as_it_drives(policy_of, monkeypatch):
     monkeypatch.setattr(policy, "train_sac", noted)
     policy_of()
     ((answer, steps),) = found
-    place = dict.fromkeys({seed for seeds, _ in steps for seed in seeds} - {-1}, 0.0)
     joules = sum(0.1 * abs(actions[i, 0]) for seeds, actions in steps for i in range(len(seeds)))
-    assert len(place) >= 3
+    assert len({seed for seeds, _ in steps for seed in seeds} - {-1}) >= 3
     assert 0 <= answer.success_last <= answer.success_any <= 1
     assert 0 < answer.joules * 3 <= joules + 1e-9
     assert answer.steps <= 10
@@ -164,14 +159,7 @@ def evaluation(tmp_path, monkeypatch):
     """Runs the evaluate stage on point robots; returns its metrics and its environments."""
     made = []
 
-    def environments(count, **options):
-        made.append(PointRobots(count, **options))
-        return made[-1]
-
-    def nothing(*_args, **_options):
-        pass
-
-    monkeypatch.setattr("lib.evaluate.suite.make_vector_env", environments)
+    monkeypatch.setattr("lib.evaluate.suite.make_vector_env", PointRobots.noted_in(made))
     few = {"episodes": 6, "cloned_episodes": 2, "stress_episodes": 2, "stress_severe_episodes": 1}
     few |= {"sweep_weights": 3, "sweep_episodes": 2, "videos": 1, "num_envs": 2, "horizon": 12}
     loaded = []

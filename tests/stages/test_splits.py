@@ -13,14 +13,10 @@ import torch
 from lib.learning.checkpoint import digest_of, load_checkpoint
 from lib.models import encoder
 from stages import rnn, segmenter, vision
-from tests.stages.bench import SIDE, recorded, run_stage, spoiled
+from tests.stages.bench import SIDE, manifest_of, nothing, recorded, run_stage, spoiled
 
 HELD_OUT = ("valid", "test")
 DATA = recorded()
-
-
-def nothing(*_args, **_options):
-    """Takes the place of figures, which take seconds and prove nothing here."""
 
 
 @pytest.fixture
@@ -89,11 +85,10 @@ def rnn_of(tmp_path, monkeypatch):
             return {k: torch.from_numpy(v).float() for k, v in maps(images).items()}
 
         backbone.digest, backbone.image_size = "backbone", SIDE
-        kinds = ["nominal", *rnn.suite_kinds(1)[3:]]
-        rng = np.random.default_rng(3)
+        rng, still = np.random.default_rng(3), np.zeros((16, 4), np.float32)
         episodes = [
-            (kind, rng.integers(0, 255, (16, SIDE, SIDE, 3), dtype=np.uint8), np.zeros((16, 4)))
-            for kind in kinds
+            (kind, rng.integers(0, 255, (16, SIDE, SIDE, 3), dtype=np.uint8), still)
+            for kind in ["nominal", *rnn.suite_kinds(1)[3:]]
         ]
         small = {"steps": 2, "batch_size": 4, "hidden_channels": 4, "window": 12, "levels": ["p4"]}
         left = run_stage(
@@ -105,7 +100,7 @@ def rnn_of(tmp_path, monkeypatch):
             SPATIAL_RNN=folder / "rnn",
             load_backbone=lambda: backbone,
             load_frames=lambda path, levels, d, digest: maps(data.arrays["obs/image"]),
-            suite=lambda *_: [(k, i, a.astype(np.float32)) for k, i, a in episodes],
+            suite=lambda *_: episodes,
         )
         saved = load_checkpoint(folder / "rnn", "spatial_rnn")
         left.weights = digest_of(saved.part("rnn"))
@@ -150,8 +145,6 @@ def segmenter_of(tmp_path, monkeypatch):
     def run_it(data, name, **changes):
         folder = tmp_path / name
         small = {"widths": [4, 8], "steps": 2, "batch_size": 2, "stress_episodes": 1, **changes}
-        trust = {"sima2": {n: {"trust": 1.0} for n in segmenter.PRIMITIVES}}
-        entries = [{"source": "sima2", "key": e.key} for e in data.episodes]
         left = run_stage(
             segmenter,
             folder,
@@ -160,7 +153,7 @@ def segmenter_of(tmp_path, monkeypatch):
             {"segmenter": small},
             SEGMENTER=folder / "segmenter",
             GEOMETRY=folder / "geometry",
-            read_manifest=lambda: {"trust": trust, "episodes": entries},
+            read_manifest=lambda: manifest_of(data),
             stressed_episodes=lambda *_: DATA,
             confusion_figure=nothing,
             overlay_sheet=nothing,
