@@ -20,6 +20,7 @@ from lib.campaign import read_rows, read_spec, summarise
 from lib.gates import lookup
 
 CAMPAIGN = Path("campaigns") / "seeds.yaml"
+EVALUATED = Path("metrics") / "evaluate.json"
 ROW = re.compile(
     r"^\| (?P<label>[^|]*) \| (?P<value>[-\d.,]+) \|[^|]*\|[^|]*"
     r"\| `(?P<file>\w+) (?P<key>[\w.]+)` \|$",
@@ -35,8 +36,15 @@ def updated(text: str, root: Path = ROOT) -> str:
         root: The repository root.
 
     Raises:
-        UserError: If a row names a metric that is missing or that the campaign does not list.
+        UserError: If a row names a metric that is missing or that the campaign does not list, or if
+            the metrics are those of the development positions.
     """
+    suite = read_json(root / EVALUATED).get("suite")
+    if suite != "test":
+        raise UserError(
+            f"{EVALUATED}: holds the suite {suite}; README states numbers of the suite test: "
+            "set evaluate.suite to it and `make repro`"
+        )
     spec, rows = read_spec(root / CAMPAIGN, root), read_rows((root / CAMPAIGN).with_suffix(".csv"))
     asked = {(metric.file, metric.key): (name, metric) for name, metric in spec.metrics.items()}
     variant = next(iter(spec.variants))

@@ -9,7 +9,7 @@ from lib.base.files import write_csv, write_json
 from lib.base.paths import CLONED_POLICY, METRICS, PLOTS, POLICY, VIDEOS
 from lib.base.stage import run
 from lib.evaluate.pareto import PreferenceSweep, pareto_figure
-from lib.evaluate.robot import episode_rows, summarise
+from lib.evaluate.robot import best_ratios, episode_rows, summarise
 from lib.evaluate.suite import Films, Suite, by_kind, episode_sheet, stress_figure, write_films
 from lib.learning.device import arithmetic_class, start
 from lib.models.encoder import load_backbone
@@ -33,7 +33,7 @@ def main() -> None:
         "fast_script": ScriptAgent(FastScript()),
     }
     policy = agents["policy"]
-    seeds = [episode_seed(settings.seed, i, "test") for i in range(settings.episodes)]
+    seeds = [episode_seed(settings.seed, i, settings.suite) for i in range(settings.episodes)]
     options = {
         "task": params.task,
         "image_size": load_backbone().image_size,
@@ -55,8 +55,8 @@ def main() -> None:
         filmed = [Trial(seed) for seed in shown.values()]
         suite.run("scripted, filmed", expert, filmed, films=expert_films)
         summaries = {name: summarise(runs[name], prices, settings) for name in agents}
-        sweep = PreferenceSweep(suite, policy, summaries["scripted"], prices, settings)
-        presets = sweep.presets(params.policy, summaries["policy"])
+        sweep = PreferenceSweep(suite, policy, runs["scripted"], prices, settings)
+        presets = sweep.presets(params.policy, runs["policy"])
         points = sweep.run(params.policy, settings.sweep_weights, settings.sweep_episodes)
         compared = {"policy": policy, "scripted": expert}
         severity, severe = settings.stress_severity, 1.0
@@ -64,15 +64,11 @@ def main() -> None:
         # the remaining environments meanwhile.
         asked = {severe: settings.stress_severe_episodes, severity: settings.stress_episodes}
         stress = suite.stressed(compared, asked)
-    ratio = {
-        "mpl": max(preset["mpl_ratio"] for preset in presets.values()),
-        "energy": min(preset["energy_ratio"] for preset in presets.values()),
-    }
-    compute = {"class": arithmetic_class(params.compute)}
     figures = {
-        "compute": compute,
+        "suite": settings.suite,
+        "compute": {"class": arithmetic_class(params.compute)},
         "presets": presets,
-        "ratio": ratio,
+        "ratio": best_ratios(presets),
         "pareto": sweep.scores(points),
     }
     tables = {"stress": by_kind(stress, severity), "stress_severe": by_kind(stress, severe)}

@@ -11,12 +11,14 @@ from lib.base.stage import run
 from lib.ingest.report import Report
 from lib.models.heuristic import HeuristicSegmenter
 from lib.params import load_params
-from lib.phase1_isaac.recordings import find_recordings, read_recordings
+from lib.phase1_isaac.recordings import Segment, find_recordings, read_recordings
 from lib.sim.rollout import RolloutRequest, rollout
 from lib.sim.tasks import Task, get_task
 from lib.sim.workers import ordered_map
 
-# Stand-ins imitate good recordings: the undisturbed expert under nominal light and camera.
+# Stand-ins imitate good recordings: the undisturbed expert under nominal light and camera. Their
+# pixels are labelled as those of a recording are, by the heuristic and not by the simulator, so
+# that trust in such labels is measured and used before anybody has a recording of their own.
 NOMINAL = {
     "share_success": 1.0,
     "share_failure": 0.0,
@@ -28,12 +30,13 @@ NOMINAL = {
 }
 
 
-def stand_ins(params: SimpleNamespace, task: Task) -> Iterator[episode.Episode]:
+def stand_ins(params: SimpleNamespace, task: Task, segment: Segment) -> Iterator[episode.Episode]:
     """Yields rollouts of the expert in MuJoCo, tagged ``backend: mujoco``.
 
     Args:
         params: The sections of params.yaml that the stage reads.
         task: The task that the expert performs.
+        segment: Function that gives the pixel labels.
     """
     settings = params.phase1_isaac
     count = settings.num_rollouts
@@ -47,25 +50,29 @@ def stand_ins(params: SimpleNamespace, task: Task) -> Iterator[episode.Episode]:
         stream="isaac_stand_in",
     )
     results = ordered_map(rollout, ((asked, index) for index in range(count)))
-    return track(results, "MuJoCo stand-ins", count, "episodes")
+    for item in track(results, "MuJoCo stand-ins", count, "episodes"):
+        item.labels["segmentation"] = segment(item.obs["image"])
+        item.tags["labels"] = "heuristic"
+        yield item
 
 
 def main() -> None:
     """Reads the recordings; if there are none, rolls the expert out in MuJoCo and says so."""
     params = load_params("task", "phase1", "phase1_isaac", "economics")
     report, task, env_args = Report(), get_task(params.task), None
+    segment = HeuristicSegmenter().primitives
     episodes: Iterator[episode.Episode] = read_recordings(
         RAW_ISAAC,
         params.phase1_isaac,
         params.phase1.image_size,
-        HeuristicSegmenter().primitives,
+        segment,
         report,
     )
     if find_recordings(RAW_ISAAC)[0]:
         what = "episodes from Isaac Lab"
     else:
         # The reader still runs first, because it reports files that are not recordings.
-        episodes = itertools.chain(episodes, stand_ins(params, task))
+        episodes = itertools.chain(episodes, stand_ins(params, task, segment))
         what = f"MuJoCo stand-ins: no Isaac Lab recordings in {relative(RAW_ISAAC)}"
         env_args = {
             "env_name": task.env_name,

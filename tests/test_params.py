@@ -201,7 +201,7 @@ def test_the_rnns_window_holds_its_warmup_and_the_longest_skill(values):
 def test_the_test_seed_is_no_seed_of_the_training(values, other):
     """Test positions are never trained on."""
     put(values, other, values["evaluate"]["seed"])
-    expected = "params.yaml: evaluate.seed: 1000 is also a seed of the training"
+    expected = "params.yaml: evaluate.seed: 2000 is also a seed of the training"
     assert refusal(values).startswith(expected)
 
 

@@ -10,10 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from lib import episode
+from lib.episode import PRIMITIVES
 from lib.learning.checkpoint import load_checkpoint, save_checkpoint
+from lib.models.heuristic import HeuristicSegmenter
 from lib.params import load_params, read_yaml
 from lib.sim.env import DEFAULT_PRICES
 from lib.verify import GOLDENS, differences, hashes_of
@@ -143,8 +147,12 @@ def test_every_out_and_metric_is_there(small_run):
                 assert (folder / out).exists(), (name, out)
         for metric in paths(stage.get("metrics", [])):
             content = json.loads((folder / metric).read_text())
-            # The one word among the numbers: where they are the same.
+            # The words among the numbers: where they are the same, and of what they are.
             assert content.pop("compute", {"class": "portable"}) == {"class": "portable"}
+            assert content.pop("suite", "test") == "test"
+            for ratio in ("mpl_preset", "energy_preset"):
+                word = content.get("ratio", {}).pop(ratio, "energy")
+                assert word in ("throughput", "energy")
             values = numbers(content)
             assert values, metric
             assert all(math.isfinite(value) for value in values), metric
@@ -156,6 +164,35 @@ def test_every_out_has_the_bytes_that_others_got(small_run):
     """So whoever runs the tests is a witness. A change that is meant: ``lib.verify --update``."""
     folder, _ = small_run
     assert differences(hashes_of(folder / "dvc.lock"), json.loads(GOLDENS.read_text())) == []
+
+
+@pytest.mark.slow
+def test_trust_in_labels_of_the_heuristic_is_measured(small_run):
+    """The stand-ins have such labels; their TrustMatrix is the precision on exact labels."""
+    folder, _ = small_run
+    trust = json.loads((folder / "metrics" / "phase1.json").read_text())["trust"]
+    assert set(trust["sima2"].values()) == {1.0}
+    assert 0.5 < min(trust["isaac"].values()) < max(trust["isaac"].values()) < 1
+    heuristic = HeuristicSegmenter()
+    said, right = np.zeros(len(PRIMITIVES)), np.zeros(len(PRIMITIVES))
+    for item in episode.read(folder / "data" / "phase1" / "isaac.hdf5"):
+        labels = heuristic.primitives(item.obs["image"])
+        np.testing.assert_array_equal(item.labels["segmentation"], labels)
+        assert item.tags["labels"] == "heuristic" and item.tags["backend"] == "mujoco"
+    shares = read_yaml(folder / "params.yaml")["phase1"]["split"]
+    for item in episode.read(folder / "data" / "phase1" / "sima2.hdf5"):
+        if episode.split_of("sima2", item.key, shares) != "train" or item.tags["visual"]:
+            continue
+        rows = np.linspace(0, len(item) - 1, 4, dtype=int)
+        labels, exact = (
+            heuristic.primitives(item.obs["image"][rows]),
+            item.labels["segmentation"][rows],
+        )
+        for index in range(len(PRIMITIVES)):
+            said[index] += (labels == index).sum()
+            right[index] += ((labels == index) & (exact == index)).sum()
+    wanted = dict(zip(PRIMITIVES, right / said, strict=True))
+    assert trust["isaac"] == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import re
+import shutil
 import sys
 from importlib import metadata
 
@@ -116,6 +117,17 @@ def test_the_table_in_the_readme_is_written_by_a_program():
     )
     assert wrong != text
     assert readme.updated(wrong) == text
+
+
+def test_the_readme_takes_no_numbers_of_the_development_positions(tmp_path):
+    """A run to choose a recipe by is no result."""
+    shutil.copytree(ROOT / "campaigns", tmp_path / "campaigns")
+    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    file = tmp_path / "metrics" / "evaluate.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"suite": "dev"}))
+    with pytest.raises(UserError, match=r"evaluate.json: holds the suite dev; .*make repro"):
+        readme.updated("", tmp_path)
 
 
 def test_a_row_of_an_unknown_metric_is_one_clear_line():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from lib.params import Count, Horizon, NonNegative, Section, Seed, Share
 class Evaluate(Section):
     """Settings of the closed-loop test on held-out positions."""
 
+    suite: Literal["test", "dev"]
     seed: Seed
     episodes: Count
     cloned_episodes: Count

@@ -56,7 +56,7 @@ class PreferenceSweep:
         self,
         suite: Suite,
         policy: Agent,
-        scripted: dict[str, float],
+        scripted: Sequence[Trajectory],
         prices: Economics,
         settings: Evaluate,
     ) -> None:
@@ -65,29 +65,33 @@ class PreferenceSweep:
         Args:
             suite: Test positions and environments.
             policy: The policy; each run replaces its published preference by another one.
-            scripted: Summary of the scripted expert's episodes.
+            scripted: The scripted expert's episodes on all positions of the suite.
             prices: The economics section of params.yaml.
             settings: The evaluate section: energy price and hand-over time.
         """
         self._suite, self._policy, self._scripted = suite, policy, scripted
         self._prices, self._settings = prices, settings
 
-    def presets(self, settings: Policy, published: dict[str, float]) -> dict[str, dict[str, float]]:
+    def presets(
+        self, settings: Policy, published: Sequence[Trajectory]
+    ) -> dict[str, dict[str, float]]:
         """Runs the policy under every preset on all positions; each episode ends at success.
 
         Args:
             settings: The policy section, which holds the presets.
-            published: Summary under the published preset, which has already been run.
+            published: Episodes under the published preset, which has already been run.
 
         Returns:
-            For each preset by name: the figures that count until success, with ``mpl_ratio`` and
-            ``energy_ratio`` relative to the expert.
+            For each preset by name: the figures that count until success, with their ``ratios`` to
+            the expert.
         """
         return {
-            name: compared(published, self._scripted)
-            if name == settings.preset
-            else self._compared(
-                self._suite.run(name, self._policy, self._suite.trials(weights=weights, linger=0))
+            name: self._compared(
+                published
+                if name == settings.preset
+                else self._suite.run(
+                    name, self._policy, self._suite.trials(weights=weights, linger=0)
+                )
             )
             for name, weights in settings.presets.items()
         }
@@ -101,7 +105,8 @@ class PreferenceSweep:
             positions: Number of the suite's positions to use, from the first one.
 
         Returns:
-            One row per preference: its weights, summary, ratios to the expert, and vector return.
+            One row per preference: its weights, summary, ratios to the expert at the same
+            positions, and vector return.
         """
         first, *_, last = [*settings.presets.values()] * 2
         preferences = np.linspace(first, last, count).round(6).tolist()
@@ -142,19 +147,18 @@ class PreferenceSweep:
         return {name: round(value, 6) for name, value in figures.items()}
 
     def _compared(self, runs: Sequence[Trajectory]) -> dict[str, float]:
-        return compared(summarise(runs, self._prices, self._settings), self._scripted)
+        """Returns the figures that count until success, with their ratios to the expert.
 
-
-def compared(summary: dict[str, float], scripted: dict[str, float]) -> dict[str, float]:
-    """Returns the figures that count until success, with their ratios to the scripted expert.
-
-    Args:
-        summary: Summary from ``summarise``.
-        scripted: Summary of the scripted expert's episodes.
-    """
-    until_success = {name: value for name, value in summary.items() if name != "success_last"}
-    both = ratios(summary, scripted)
-    return {**until_success, "mpl_ratio": both["mpl"], "energy_ratio": both["energy"]}
+        Positions differ in how far the hand has to go, so the expert counts on the same ones only.
+        """
+        summary, scripted = (
+            summarise(episodes, self._prices, self._settings)
+            for episodes in (runs, self._scripted[: len(runs)])
+        )
+        until_success = {
+            name: value for name, value in summary.items() if not name.startswith("success_last")
+        }
+        return until_success | ratios(summary, scripted)
 
 
 def pareto_figure(

@@ -6,23 +6,45 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, chi2
 
 from lib.agent.closed_loop import Trajectory
 from lib.evaluate import Evaluate
 from lib.sim import economics
 from lib.sim.economics import Economics
 
+# A pause between two drawers, s, for which the pace is stated besides that of evaluate.hand_over_s.
+PAUSE_S = 1.0
 
-def interval(successes: int, attempts: int) -> tuple[float, float]:
-    """Returns the 95 % Wilson interval of a success rate.
+
+def success_rate(name: str, successes: int, attempts: int) -> dict[str, float]:
+    """Returns a success rate with its 95 % Wilson interval.
 
     Args:
+        name: Name of the rate; the bounds are called ``<name>_low`` and ``<name>_high``.
         successes: Number of successful attempts.
         attempts: Number of attempts, at least one.
     """
     bounds = binomtest(successes, attempts).proportion_ci(method="wilson")
-    return round(float(bounds.low), 6), round(float(bounds.high), 6)
+    values = {"": successes / attempts, "_low": bounds.low, "_high": bounds.high}
+    return {name + end: round(float(value), 6) for end, value in values.items()}
+
+
+def event_rate(name: str, events: int, attempts: int) -> dict[str, float]:
+    """Returns the number of events per attempt with its 95 % interval.
+
+    The interval is the exact one of a Poisson rate (Garwood 1936, "Fiducial Limits for the Poisson
+    Distribution"). It assumes that the events come independently of each other.
+
+    Args:
+        name: Name of the rate; the bounds are called ``<name>_low`` and ``<name>_high``.
+        events: Number of events in all attempts.
+        attempts: Number of attempts, at least one.
+    """
+    low = chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
+    high = chi2.ppf(0.975, 2 * events + 2) / 2
+    values = {"": events, "_low": low, "_high": high}
+    return {name + end: round(float(value) / attempts, 6) for end, value in values.items()}
 
 
 def summarise(
@@ -39,41 +61,70 @@ def summarise(
         The metrics of metrics/evaluate.json for one agent; docs/metrics.md explains each.
     """
     count = len(trajectories)
-    any_success = sum(t.succeeded for t in trajectories)
-    low, high = interval(any_success, count)
-    last = sum(t.success[-1] for t in trajectories)
-    rate = any_success / count
-    mpl = economics.mpl_units_per_hour(
-        rate, float(np.mean([t.seconds for t in trajectories])), settings.hand_over_s
-    )
-    wh = economics.energy_wh_per_unit(sum(t.joules for t in trajectories), any_success)
+    successes = sum(t.succeeded for t in trajectories)
+    blows = sum(sum(t.damages[: t.steps]) for t in trajectories)
+    seconds = float(np.mean([t.seconds for t in trajectories]))
+    rate = successes / count
+    mpl = economics.mpl_units_per_hour(rate, seconds, settings.hand_over_s)
+    wh = economics.energy_wh_per_unit(sum(t.joules for t in trajectories), successes)
     values = {
-        "success_any": rate,
-        "success_any_low": low,
-        "success_any_high": high,
-        "success_last": last / count,
+        "episodes": count,
+        **success_rate("success_any", successes, count),
+        **success_rate("success_last", sum(bool(t.success[-1]) for t in trajectories), count),
         "steps_mean": float(np.mean([t.steps for t in trajectories])),
         "mpl_units_per_hour": mpl,
+        "mpl_with_pause": economics.mpl_units_per_hour(rate, seconds, PAUSE_S),
         "energy_wh_per_unit": wh,
-        "damage_rate": float(np.mean([sum(t.damages[: t.steps]) for t in trajectories])),
+        **event_rate("damage_rate", blows, count),
         "wage_parity": economics.wage_parity(
-            mpl, wh, prices.unit_price, settings.energy_price_kwh, prices.wage_per_hour
+            mpl,
+            wh,
+            blows / count * economics.mpl_units_per_hour(1.0, seconds, settings.hand_over_s),
+            unit_price=prices.unit_price,
+            energy_price_kwh=settings.energy_price_kwh,
+            damage_cost=prices.damage_cost,
+            wage_per_hour=prices.wage_per_hour,
         ),
     }
     return {name: round(value, 6) for name, value in values.items()}
 
 
-def ratios(policy: dict[str, float], scripted: dict[str, float]) -> dict[str, float]:
+def ratios(policy: Mapping[str, float], scripted: Mapping[str, float]) -> dict[str, float]:
     """Returns the policy's units per hour and energy per unit, each divided by the baseline's.
 
     Args:
         policy: Summary of the policy's episodes.
-        scripted: Summary of the baseline's episodes. Where its figure is 0, the ratio is 0.
+        scripted: Summary of the baseline's episodes at the same positions. Where its figure is 0,
+            the ratio is 0.
+
+    Returns:
+        ``mpl_ratio``, ``mpl_ratio_with_pause`` and ``energy_ratio``.
     """
-    names = {"mpl": "mpl_units_per_hour", "energy": "energy_wh_per_unit"}
+    names = {
+        "mpl_ratio": "mpl_units_per_hour",
+        "mpl_ratio_with_pause": "mpl_with_pause",
+        "energy_ratio": "energy_wh_per_unit",
+    }
     return {
-        short: round(policy[name] / scripted[name], 6) if scripted[name] else 0.0
-        for short, name in names.items()
+        ratio: round(policy[name] / scripted[name], 6) if scripted[name] else 0.0
+        for ratio, name in names.items()
+    }
+
+
+def best_ratios(presets: Mapping[str, Mapping[str, float]]) -> dict[str, float | str]:
+    """Returns the best ratios to the scripted expert, and the preset that each was reached under.
+
+    Args:
+        presets: Figures by name of the preset, with those of ``ratios``.
+    """
+    fastest = max(presets, key=lambda name: presets[name]["mpl_ratio"])
+    thriftiest = min(presets, key=lambda name: presets[name]["energy_ratio"])
+    return {
+        "mpl": presets[fastest]["mpl_ratio"],
+        "mpl_with_pause": presets[fastest]["mpl_ratio_with_pause"],
+        "mpl_preset": fastest,
+        "energy": presets[thriftiest]["energy_ratio"],
+        "energy_preset": thriftiest,
     }
 
 

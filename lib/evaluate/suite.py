@@ -13,6 +13,7 @@ from lib.agent.agents import Agent
 from lib.agent.closed_loop import Trajectory, Trial, run_episodes
 from lib.agent.vector import make_vector_env
 from lib.base.console import say, timed
+from lib.evaluate.robot import success_rate
 from lib.media import beside, contact_sheet, save, write_video
 from lib.sim.stress import STRESS_KINDS, Stress
 
@@ -102,16 +103,17 @@ class Suite:
             severities: Number of positions by severity.
 
         Returns:
-            One row per severity and kind: ``kind``, ``severity``, ``positions``, and under the name
-            of each agent the share of its episodes with success at any step.
+            One row per severity and kind: ``kind``, ``severity``, ``episodes`` (of each agent),
+            and under the name of each agent the share of its episodes with success at any step,
+            with the interval from ``success_rate``.
         """
         rows: list[dict[str, Any]] = [
-            {"kind": kind, "severity": severity, "positions": count}
+            {"kind": kind, "severity": severity, "episodes": count}
             for severity, count in severities.items()
             for kind in STRESS_KINDS
         ]
         trials = [
-            self.trials(row["positions"], stress=Stress(**{row["kind"]: row["severity"]}), linger=0)
+            self.trials(row["episodes"], stress=Stress(**{row["kind"]: row["severity"]}), linger=0)
             for row in rows
         ]
         # All trials run in one call, so that no environment idles while the last episode of a kind
@@ -120,20 +122,26 @@ class Suite:
         for name, agent in agents.items():
             runs = iter(self.run(f"{name}, stressed", agent, every))
             for row, asked in zip(rows, trials, strict=True):
-                done = [next(runs).succeeded for _ in asked]
-                row[name] = round(float(np.mean(done)), 6)
+                done = sum(next(runs).succeeded for _ in asked)
+                row |= success_rate(name, done, len(asked))
         return rows
 
 
 def by_kind(rows: Sequence[Mapping[str, Any]], severity: float) -> dict[str, dict[str, float]]:
     """Returns the success rates of policy and expert by kind of stress, as in evaluate.json.
 
+    ``success_any`` is the policy's rate, ``scripted`` the expert's; each has its interval.
+
     Args:
         rows: Rows from ``Suite.stressed`` for the agents ``policy`` and ``scripted``.
         severity: Severity of the rows to return.
     """
     return {
-        row["kind"]: {"success_any": row["policy"], "scripted": row["scripted"]}
+        row["kind"]: {
+            "episodes": row["episodes"],
+            **{f"success_any{end}": row[f"policy{end}"] for end in ("", "_low", "_high")},
+            **{f"scripted{end}": row[f"scripted{end}"] for end in ("", "_low", "_high")},
+        }
         for row in rows
         if row["severity"] == severity
     }

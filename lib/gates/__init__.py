@@ -20,12 +20,15 @@ class Gates(Section):
     policy_steps: float
     policy_drawers: float
     policy_drawers_ratio: float
+    policy_drawers_ratio_with_pause: float
     policy_pace_over_script: float
     policy_blows: float
+    policy_wages: float
     energy_success_any: float
     energy_ratio: float
     energy_drawers_ratio: float
     energy_blows: float
+    energy_wages: float
     stress_success_lowest: float
     stress_misgrasp: float
     probe_min_r2: float
@@ -71,6 +74,7 @@ GATES = (
     Gate("policy_steps", "evaluate.json", "policy.steps_mean", at_most=True),
     Gate("policy_drawers", "evaluate.json", "policy.mpl_units_per_hour"),
     Gate("policy_drawers_ratio", "evaluate.json", "ratio.mpl"),
+    Gate("policy_drawers_ratio_with_pause", "evaluate.json", "ratio.mpl_with_pause"),
     Gate(
         "policy_pace_over_script",
         "evaluate.json",
@@ -78,10 +82,12 @@ GATES = (
         over="fast_script.mpl_units_per_hour",
     ),
     Gate("policy_blows", "evaluate.json", "policy.damage_rate", at_most=True),
+    Gate("policy_wages", "evaluate.json", "policy.wage_parity"),
     Gate("energy_success_any", "evaluate.json", "presets.energy.success_any"),
     Gate("energy_ratio", "evaluate.json", "presets.energy.energy_ratio", at_most=True),
     Gate("energy_drawers_ratio", "evaluate.json", "presets.energy.mpl_ratio"),
     Gate("energy_blows", "evaluate.json", "presets.energy.damage_rate", at_most=True),
+    Gate("energy_wages", "evaluate.json", "presets.energy.wage_parity"),
     Gate("stress_success_lowest", "evaluate.json", "stress.*.success_any"),
     Gate("stress_misgrasp", "evaluate.json", "stress.misgrasp.success_any"),
     Gate("probe_min_r2", "vision.json", "probe.min_r2"),

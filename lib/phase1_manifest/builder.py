@@ -113,7 +113,7 @@ def build_manifest(
     """
     entries: list[dict[str, Any]] = []
     fingerprints: list[str] = []
-    judge = _HeuristicJudge(trust_frames)
+    judge = HeuristicJudge(trust_frames)
     label_kinds: dict[str, set[str]] = {source: set() for source in SOURCES}
     pairs: list[tuple[dict[str, Any], np.ndarray]] = []
     stream = itertools.chain.from_iterable(
@@ -167,7 +167,7 @@ def build_manifest(
         "notes": {source: report.get("notes", []) for source, report in reports.items()},
         "episodes": entries,
     }
-    return manifest, _metrics(entries, skipped)
+    return manifest, _metrics(entries, skipped, trust)
 
 
 def _count(path: Any) -> int:
@@ -175,7 +175,11 @@ def _count(path: Any) -> int:
         return len(file["data"])
 
 
-def _metrics(entries: list[dict[str, Any]], skipped: dict[str, list]) -> dict[str, Any]:
+def _metrics(
+    entries: list[dict[str, Any]],
+    skipped: dict[str, list],
+    trust: dict[str, dict[str, dict[str, float]]],
+) -> dict[str, Any]:
     judged = [e for e in entries if "success" in e["tags"]]
     simulated = [e for e in entries if "template" in e["tags"]]
     outcomes = Counter((e["tags"]["template"], e["tags"]["outcome"]) for e in simulated)
@@ -196,7 +200,11 @@ def _metrics(entries: list[dict[str, Any]], skipped: dict[str, list]) -> dict[st
         "trust": {
             "doubted_segments": sum(
                 len(row) for e in entries for row in e.get("doubted", {}).values()
-            )
+            ),
+            **{
+                source: {primitive: cell["trust"] for primitive, cell in cells.items()}
+                for source, cells in trust.items()
+            },
         },
         "usable": {c: sum(e["usable"][c] is True for e in entries) for c in CONSUMERS},
         "template": {
@@ -206,10 +214,15 @@ def _metrics(entries: list[dict[str, Any]], skipped: dict[str, list]) -> dict[st
     }
 
 
-class _HeuristicJudge:
+class HeuristicJudge:
     """Compares the heuristic's labels with exact labels, class by class."""
 
     def __init__(self, frames: int) -> None:
+        """Starts with nothing seen.
+
+        Args:
+            frames: Number of frames to compare.
+        """
         self._left = frames
         self._segmenter = HeuristicSegmenter()
         self._said = np.zeros(len(PRIMITIVES), np.int64)
@@ -217,7 +230,11 @@ class _HeuristicJudge:
         self._exact = np.zeros(len(PRIMITIVES), np.int64)
 
     def see(self, item: Episode) -> None:
-        """Compares a few frames, spread over the episode, until enough frames were compared."""
+        """Compares a few frames, spread over the episode, until enough frames were compared.
+
+        Args:
+            item: An episode with pictures and exact pixel labels.
+        """
         rows = np.linspace(0, len(item) - 1, min(4, self._left), dtype=int)
         if len(rows) == 0:
             return
@@ -236,7 +253,11 @@ class _HeuristicJudge:
         }
 
     def silver(self, prior: float) -> dict[str, dict[str, float]]:
-        """Returns the trust in the heuristic: the precision of each class that it predicts."""
+        """Returns the trust in the heuristic: the precision of each class that it predicts.
+
+        Args:
+            prior: Trust in a class that it never predicted.
+        """
         return {
             name: {
                 "trust": round(float(self._right[i] / self._said[i]), 4)

@@ -50,19 +50,30 @@ def energy_wh_per_unit(total_joules: float, units: int) -> float:
 
 
 def wage_parity(
-    mpl: float, wh_per_unit: float, unit_price: float, energy_price_kwh: float, wage_per_hour: float
+    mpl: float,
+    wh_per_unit: float,
+    damages_per_hour: float,
+    *,
+    unit_price: float,
+    energy_price_kwh: float,
+    damage_cost: float,
+    wage_per_hour: float,
 ) -> float:
-    """Returns how many hourly wages the robot earns in one hour: (p MP - c e MP) / w_h.
+    """Returns how many hourly wages the robot earns in one hour: (p MP - c e MP - d D) / w_h.
+
+    Damage costs as much here as in ``step_value``, by which the policy is trained.
 
     Args:
         mpl: MP, units per hour.
         wh_per_unit: e, Wh per unit.
+        damages_per_hour: D, damage events per hour.
         unit_price: p, money per unit.
         energy_price_kwh: c, money per kWh.
+        damage_cost: d, money per damage event.
         wage_per_hour: w_h, money per hour.
     """
     energy_cost = energy_price_kwh * wh_per_unit / 1000.0
-    return mpl * (unit_price - energy_cost) / wage_per_hour
+    return (mpl * (unit_price - energy_cost) - damages_per_hour * damage_cost) / wage_per_hour
 
 
 def step_value(

@@ -8,14 +8,8 @@ import pytest
 from lib.agent.agents import ScriptAgent
 from lib.agent.closed_loop import Trajectory, Trial, run_episodes
 from lib.agent.vector import make_vector_env
-from lib.evaluate.pareto import (
-    PreferenceSweep,
-    compared,
-    expected_utility,
-    hypervolume,
-    pareto_figure,
-)
-from lib.evaluate.robot import episode_rows, summarise
+from lib.evaluate.pareto import PreferenceSweep, expected_utility, hypervolume, pareto_figure
+from lib.evaluate.robot import episode_rows, success_rate, summarise
 from lib.evaluate.suite import AFTER_SUCCESS, Films, by_kind, stress_figure
 from lib.params import load_params
 from lib.sim.env import episode_seed
@@ -86,11 +80,13 @@ def test_expected_utility_is_the_mean_of_the_weighed_values():
 
 def test_a_comparison_leaves_out_what_was_not_watched():
     """Runs that end at success say nothing about the last step."""
-    params = load_params("economics", "evaluate")
+    params = load_params("policy", "economics", "evaluate")
     asked = (params.economics, params.evaluate)
-    scripted = summarise([run(0, 10, joules=2.0)], *asked)
-    summary = compared(summarise([run(0, 5)], *asked), scripted)
-    assert "success_last" not in summary
+    settings = params.policy.model_copy(update={"presets": {"one": [1.0, 0.0, 0.0]}})
+    settings = settings.model_copy(update={"preset": "one"})
+    sweep = PreferenceSweep(Positions(), None, [run(0, 10, joules=2.0)], *asked)
+    summary = sweep.presets(settings, [run(0, 5)])["one"]
+    assert not {name for name in summary if name.startswith("success_last")}
     assert summary["mpl_ratio"] == pytest.approx(2)
     assert summary["energy_ratio"] == pytest.approx(0.25, abs=1e-3)  # of rounded Wh
 
@@ -113,7 +109,8 @@ def test_the_sweep_goes_from_the_first_preset_to_the_last(tmp_path):
     asked = (params.economics, params.evaluate)
     presets = {"throughput": [1.0, 0.0, 0.0], "energy": [0.5, 0.0, 0.5]}
     settings = params.policy.model_copy(update={"presets": presets, "preset": "throughput"})
-    scripted = summarise([run(0, 40)], *asked)
+    # The expert is slower at the positions beyond the first two, which the sweep does not use.
+    scripted = [run(i, 40 if i < 2 else 60) for i in range(5)]
     sweep = PreferenceSweep(Positions(), None, scripted, *asked)
     rows = sweep.run(settings, 3, positions=2)
     assert [row["weight_energy"] for row in rows] == [0, 0.25, 0.5]
@@ -124,24 +121,29 @@ def test_the_sweep_goes_from_the_first_preset_to_the_last(tmp_path):
     assert scores["success_any_min"] == 1
     utility = (-10 + (0.75 * -15 + 0.25 * -15 * 0.75) + (0.5 * -20 + 0.5 * -20 * 0.5)) / 3
     assert scores["expected_utility"] == pytest.approx(utility, abs=1e-6)
-    published = summarise([run(0, 10)], *asked)
-    found = sweep.presets(settings, published)
-    assert found["throughput"]["mpl_ratio"] == pytest.approx(4)
+    found = sweep.presets(settings, [run(i, 10) for i in range(5)])
+    assert found["throughput"]["mpl_ratio"] == pytest.approx(5.2)
     assert found["energy"]["steps_mean"] == 20
-    pareto_figure(tmp_path / "front.png", rows, {"scripted": scripted})
+    assert found["energy"]["mpl_ratio"] == pytest.approx(2.6)
+    assert {row["episodes"] for row in rows} == {2}
+    pareto_figure(tmp_path / "front.png", rows, {"scripted": summarise(scripted, *asked)})
     assert (tmp_path / "front.png").stat().st_size > 5000
 
 
 def test_stress_is_told_by_kind_and_drawn(tmp_path):
     """Two severities side by side; one table is that of the metrics."""
     rows = [
-        {"kind": kind, "severity": severity, "positions": 4, "policy": 1.0, "scripted": 0.5}
+        {"kind": kind, "severity": severity, "episodes": 4}
+        | success_rate("policy", 4, 4)
+        | success_rate("scripted", 2, 4)
         for severity in (0.5, 1.0)
         for kind in ("slip", "push")
     ]
-    rows[-1]["policy"] = 0.25
-    assert by_kind(rows, 0.5)["push"] == {"success_any": 1.0, "scripted": 0.5}
-    assert by_kind(rows, 1.0)["push"] == {"success_any": 0.25, "scripted": 0.5}
+    rows[-1] |= success_rate("policy", 1, 4)
+    expert = success_rate("scripted", 2, 4)
+    for severity, successes in ((0.5, 4), (1.0, 1)):
+        told = {"episodes": 4, **success_rate("success_any", successes, 4), **expert}
+        assert by_kind(rows, severity)["push"] == told
     stress_figure(tmp_path / "stress.png", rows)
     assert (tmp_path / "stress.png").stat().st_size > 5000
 

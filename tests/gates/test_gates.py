@@ -22,6 +22,8 @@ BASELINES = {
     "evaluate cloned.steps_mean",
     "evaluate scripted.steps_mean",
     "evaluate fast_script.steps_mean",
+    "evaluate scripted.wage_parity",
+    "evaluate fast_script.wage_parity",
     "evaluate stress.misgrasp.scripted",
     "policy online_steps",
     "vision probe_random.min_r2",

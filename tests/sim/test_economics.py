@@ -31,16 +31,35 @@ def test_energy_of_a_unit():
     assert economics.energy_wh_per_unit(72_000.0, 0) == close(20.0)
 
 
+def parity(mpl: float, wh_per_unit: float, damages_per_hour: float = 0.0) -> float:
+    """Wage parity at 0.01 a unit, 0.30 a kWh, 0.02 a damage and 18 an hour."""
+    return economics.wage_parity(
+        mpl,
+        wh_per_unit,
+        damages_per_hour,
+        unit_price=0.01,
+        energy_price_kwh=0.30,
+        damage_cost=0.02,
+        wage_per_hour=18.0,
+    )
+
+
 def test_wage_parity():
     """2880 units at 0.01 are 28.80; at 5 Wh and 0.30 a kWh, 4.32 go to power; 24.48 / 18 = 1.36."""
-    assert economics.wage_parity(2880.0, 5.0, 0.01, 0.30, 18.0) == close(1.36)
-    assert economics.wage_parity(2880.0, 0.0, 0.01, 0.30, 18.0) == close(1.6)
-    assert economics.wage_parity(0.0, 5.0, 0.01, 0.30, 18.0) == 0.0
+    assert parity(2880.0, 5.0) == close(1.36)
+    assert parity(2880.0, 0.0) == close(1.6)
+    assert parity(0.0, 5.0) == 0.0
+
+
+def test_damage_is_paid_for():
+    """720 damages of 0.02 an hour are 14.40 of the 24.48; who makes nothing pays too."""
+    assert parity(2880.0, 5.0, 720.0) == close(0.56)
+    assert parity(0.0, 5.0, 900.0) == close(-1.0)
 
 
 def test_a_unit_worth_less_than_its_energy_is_a_loss():
     """100 Wh at 0.30 a kWh are 0.03, three times the price: 100 units lose 2, a ninth of 18."""
-    assert economics.wage_parity(100.0, 100.0, 0.01, 0.30, 18.0) == close(-1 / 9)
+    assert parity(100.0, 100.0) == close(-1 / 9)
 
 
 def test_value_of_a_step():
@@ -83,14 +102,21 @@ def test_more_success_is_more_and_more_time_is_less(rate, mean, hand_over, more)
 
 
 @given(money, st.floats(0, 100), money, st.floats(0.01, 10), money, st.floats(0.01, 10))
-def test_parity_rises_with_the_price_and_falls_with_energy_and_wage(
+def test_parity_rises_with_the_price_and_falls_with_energy_damage_and_wage(
     mpl, energy, price, energy_price, wage, more
 ):
     """The sign of each argument's influence, for all prices."""
-    parity = economics.wage_parity
-    base = parity(mpl, energy, price, energy_price, wage)
-    assert parity(mpl, energy, price + more, energy_price, wage) > base
-    assert parity(mpl, energy + more, price, energy_price, wage) <= base
-    assert parity(mpl, energy, price, energy_price + more, wage) <= base
-    assert abs(parity(mpl, energy, price, energy_price, wage + more)) <= abs(base)
-    assert parity(2 * mpl, energy, price, energy_price, wage) == pytest.approx(2 * base)
+    prices = {"unit_price": price, "energy_price_kwh": energy_price, "damage_cost": price / 2}
+    prices["wage_per_hour"] = wage
+
+    def parity(mpl=mpl, energy=energy, damages=mpl, **other):
+        return economics.wage_parity(mpl, energy, damages, **(prices | other))
+
+    base = parity()
+    assert parity(unit_price=price + more) > base
+    assert parity(energy=energy + more) <= base
+    assert parity(energy_price_kwh=energy_price + more) <= base
+    assert parity(damages=mpl + more) < base
+    assert parity(damage_cost=price / 2 + more) < base
+    assert abs(parity(wage_per_hour=wage + more)) <= abs(base)
+    assert parity(2 * mpl, damages=2 * mpl) == pytest.approx(2 * base)

@@ -104,8 +104,9 @@ def test_training_and_validation_and_test_have_positions_of_their_own(policy_of)
     learned = [seed for seed in driven if seed not in held_out and seed != 0]
     assert learned and set(learned) <= set(training_seeds)
     assert learned == training_seeds[: len(learned)]
-    test = {episode_seed(1000, i, "test") for i in range(100)}
-    assert not test & set(driven)
+    seed = load_params("evaluate").evaluate.seed
+    for suite in ("test", "dev"):
+        assert not {episode_seed(seed, i, suite) for i in range(100)} & set(driven)
 
 
 def test_validation_is_the_mode_of_the_policy_under_every_preset(policy_of):
@@ -155,13 +156,27 @@ class Bold(torch.nn.Module):
 
 
 @pytest.fixture
-def evaluation(tmp_path, monkeypatch):
-    """Runs the evaluate stage on point robots; returns its metrics and its environments."""
+def drive(tmp_path, monkeypatch):
+    """A function that runs the evaluate stage on point robots, with some settings of its own.
+
+    It returns the metrics and the environments.
+    """
+    return lambda **asked: _drive(tmp_path, monkeypatch, asked)
+
+
+@pytest.fixture
+def evaluation(drive):
+    """The evaluate stage as it is set."""
+    return drive()
+
+
+def _drive(tmp_path, monkeypatch, asked):
     made = []
 
     monkeypatch.setattr("lib.evaluate.suite.make_vector_env", PointRobots.noted_in(made))
     few = {"episodes": 6, "cloned_episodes": 2, "stress_episodes": 2, "stress_severe_episodes": 1}
     few |= {"sweep_weights": 3, "sweep_episodes": 2, "videos": 1, "num_envs": 2, "horizon": 12}
+    few |= asked
     loaded = []
 
     def load(path, autocast):
@@ -198,6 +213,31 @@ def test_the_evaluation_drives_the_test_positions_and_no_other(evaluation):
         assert {seed for seed, _ in env.resets} - {0} == set(evaluation.seeds)
         assert [seed for seed, _ in env.resets[:6]] == evaluation.seeds
         assert env.options["horizon"] == 12 and env.options["linger"] is None
+
+
+def test_the_development_suite_has_positions_of_its_own(drive):
+    """Whoever chooses a recipe on it has not seen a test position; the metrics say which it was."""
+    sealed, open_to_all = drive(), drive(suite="dev")
+    assert sealed.metrics["suite"] == "test" and open_to_all.metrics["suite"] == "dev"
+    seed = load_params("evaluate").evaluate.seed
+    wanted = [episode_seed(seed, i, "dev") for i in range(6)]
+    for env in (open_to_all.pixels, open_to_all.blind):
+        assert {one for one, _ in env.resets} - {0} == set(wanted)
+    assert not set(wanted) & {episode_seed(seed, i, "test") for i in range(1000)}
+
+
+def test_every_rate_says_of_how_many_episodes_it_is(evaluation):
+    """And in which interval the rate lies: agents, presets and stress."""
+    found = evaluation.metrics
+    rates = [found[name] for name in ("policy", "cloned", "scripted", "fast_script")]
+    rates += [*found["presets"].values(), *found["stress"].values()]
+    rates += [*found["stress_severe"].values()]
+    assert {rate["episodes"] for rate in rates} == {1, 2, 6}
+    for rate in rates:
+        named = {"success_any", "success_last", "damage_rate", "scripted"} & rate.keys()
+        assert named >= {"success_any"}
+        for name in named:
+            assert rate[f"{name}_low"] <= rate[name] <= rate[f"{name}_high"]
 
 
 def test_the_evaluation_runs_every_stress_at_its_severity(evaluation):
