@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from contextlib import closing
 
+import lib  # noqa: F401  Pins the arithmetic, so it comes before NumPy and torch.
+
+# isort: split
 import numpy as np
 
 from lib.agent.agents import Observed, PolicyAgent, build_actor, save_policy

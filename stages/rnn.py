@@ -1,5 +1,8 @@
 """ConvGRU dynamics model on the frozen features -> checkpoints/spatial_rnn.safetensors."""
 
+import lib  # noqa: F401  Pins the arithmetic, so it comes before NumPy and torch.
+
+# isort: split
 import numpy as np
 import torch
 

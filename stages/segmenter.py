@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import lib  # noqa: F401  Pins the arithmetic, so it comes before NumPy and torch.
+
+# isort: split
 import numpy as np
 import torch
 

@@ -2,6 +2,9 @@
 
 import copy
 
+import lib  # noqa: F401  Pins the arithmetic, so it comes before NumPy and torch.
+
+# isort: split
 import numpy as np
 
 from lib.base.console import say, timed
