@@ -26,7 +26,6 @@ from lib.segmenter.scores import (
     Scores,
     ThresholdCurve,
     confusion_figure,
-    exact_rows,
     overlay_sheet,
     router_accuracy,
     score,
@@ -124,7 +123,7 @@ def main() -> None:
     write_csv(PLOTS / "segmenter_loss.csv", curve.rows)
     write_csv(PLOTS / "segmenter_threshold.csv", thresholds.rows())
     confusion_figure(PLOTS / "segmenter_confusion.png", scores["nominal"].confusion)
-    test_rows = exact_rows(dataset, ["test"])
+    test_rows = dataset.rows(["test"], exact=True)
     sheet = test_rows[np.linspace(0, len(test_rows) - 1, 8, dtype=int)]
     shown, truth = (dataset.arrays[name][sheet] for name in ("obs/image", "labels/segmentation"))
     overlay_sheet(

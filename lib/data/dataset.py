@@ -68,16 +68,29 @@ class Dataset:
         """Returns the number of steps."""
         return self.episodes[-1].stop if self.episodes else 0
 
-    def rows(self, splits: Sequence[str], *, visual: bool | None = None) -> np.ndarray:
+    def rows(
+        self,
+        splits: Sequence[str],
+        *,
+        visual: bool | None = None,
+        exact: bool = False,
+        every: int = 1,
+    ) -> np.ndarray:
         """Returns the rows of some splits.
 
         Args:
             splits: Names of splits.
             visual: True for only episodes with stressed light and camera, False for only episodes
                 without, ``None`` for all.
+            exact: Whether only episodes with exact pixel labels are used.
+            every: Distance between two rows of an episode.
         """
-        chosen = [e for e in self.episodes if e.split in splits and _is(e, visual)]
-        return np.concatenate([np.arange(e.start, e.stop) for e in chosen] or [np.arange(0)])
+        chosen = [
+            e
+            for e in self.episodes
+            if e.split in splits and _is(e, visual) and (not exact or e.tags["labels"] == "exact")
+        ]
+        return np.concatenate([np.arange(e.start, e.stop, every) for e in chosen] or [np.arange(0)])
 
     def seen(self, rows: np.ndarray) -> np.ndarray:
         """Returns the given rows without the rows in which the image is black (a dropped frame).

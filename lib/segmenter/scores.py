@@ -172,28 +172,6 @@ def grow(mask_NHW: np.ndarray, pixels: int) -> np.ndarray:
     return F.max_pool2d(maps, 2 * pixels + 1, 1, pixels)[:, 0].numpy() > 0
 
 
-def exact_rows(
-    dataset: Dataset, splits: Sequence[str], *, visual: bool | None = None, every: int = 1
-) -> np.ndarray:
-    """Returns the rows of the episodes whose pixel labels are exact.
-
-    Args:
-        dataset: Dataset of episodes with pixel labels.
-        splits: Splits of the episodes to be used.
-        visual: If true, only episodes with stressed light and camera; if false, only episodes
-            without; if None, all.
-        every: Distance between two rows of an episode.
-    """
-    chosen = [
-        np.arange(e.start, e.stop, every)
-        for e in dataset.episodes
-        if e.split in splits
-        and e.tags["labels"] == "exact"
-        and visual in (None, bool(e.tags["visual"]))
-    ]
-    return np.concatenate([*chosen, np.arange(0)])
-
-
 def score(
     segmenter: Segmenter,
     dataset: Dataset,
@@ -216,7 +194,7 @@ def score(
         curve: Threshold curve to which the same frames are added.
     """
     images, truth = dataset.arrays["obs/image"], dataset.arrays["labels/segmentation"]
-    frames = dataset.seen(exact_rows(dataset, splits, visual=visual, every=EVERY))
+    frames = dataset.seen(dataset.rows(splits, visual=visual, exact=True, every=EVERY))
     scores = Scores()
     for start in range(0, len(frames), BATCH):
         rows = frames[start : start + BATCH]

@@ -8,7 +8,6 @@ from numpy.testing import assert_array_equal
 
 from lib.data.dataset import Dataset
 from lib.episode import PRIMITIVES
-from lib.learning.checkpoint import load_checkpoint
 from lib.models.heuristic import boundary_of
 from lib.segmenter.scores import (
     STRESS_STREAM,
@@ -19,9 +18,8 @@ from lib.segmenter.scores import (
 )
 from lib.segmenter.serving import load_segmenter
 from lib.sim.env import episode_seed
-from stages import segmenter as stage
 from tests.factories import SIZE, dataset
-from tests.stages.bench import manifest_of, run_stage
+from tests.stages.bench import run_segmenter
 
 
 def test_black_pictures_do_not_teach():
@@ -107,21 +105,9 @@ def scratch_stage(tmp_path, monkeypatch):
     loaded = two_colours()
 
     def run_it(doubted=None, **changes):
-        path = tmp_path / "segmenter.safetensors"
-        small = {"widths": [4, 8], "steps": 2, "batch_size": 2, "stress_episodes": 1, **changes}
-        left = run_stage(
-            stage,
-            tmp_path,
-            monkeypatch,
-            loaded,
-            {"segmenter": small},
-            read_manifest=lambda: manifest_of(loaded, doubted),
-            stressed_episodes=lambda *_: loaded,
-            SEGMENTER=path,
-            GEOMETRY=tmp_path / "geometry.hdf5",
-        )
-        left.serving, _ = load_segmenter(path=path)
-        left.config = load_checkpoint(path, "segmenter").config
+        left = run_segmenter(tmp_path, monkeypatch, loaded, loaded, changes, doubted=doubted)
+        left.serving, _ = load_segmenter(path=left.path)
+        left.config = left.saved.config
         left.images = loaded.arrays["obs/image"]
         return left
 

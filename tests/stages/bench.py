@@ -13,7 +13,9 @@ import torch
 
 from lib.data.dataset import Dataset
 from lib.episode import PRIMITIVES, SPLITS
+from lib.learning.checkpoint import load_checkpoint
 from lib.params import load_params
+from stages import segmenter
 from tests.factories import dataset
 
 SIDE = 32  # of the square pictures, pixels
@@ -114,6 +116,48 @@ def manifest_of(data: Dataset, doubted: dict[str, Any] | None = None) -> dict[st
 
 def nothing(*_args: Any, **_options: Any) -> None:
     """Takes the place of figures and films, which take seconds and prove nothing here."""
+
+
+def run_segmenter(
+    folder: Path,
+    monkeypatch: Any,
+    data: Dataset,
+    stressed: Dataset,
+    changes: dict[str, Any],
+    *,
+    doubted: dict[str, Any] | None = None,
+    **replaced: Any,
+) -> SimpleNamespace:
+    """Runs the segmenter's stage with a small network.
+
+    Args:
+        folder: Folder for the outs.
+        monkeypatch: pytest's fixture.
+        data: What takes the place of phase 1.
+        stressed: What takes the place of the rollouts under stress.
+        changes: Further values that replace those of the segmenter's section.
+        doubted: Doubted segments of the first episode.
+        **replaced: Further names in the module of the stage and what takes their place.
+
+    Returns:
+        As ``run_stage``, with the ``path`` of the checkpoint and what it holds as ``saved``.
+    """
+    path = folder / "segmenter.safetensors"
+    small = {"widths": [4, 8], "steps": 2, "batch_size": 2, "stress_episodes": 1, **changes}
+    left = run_stage(
+        segmenter,
+        folder,
+        monkeypatch,
+        data,
+        {"segmenter": small},
+        read_manifest=lambda: manifest_of(data, doubted),
+        stressed_episodes=lambda *_: stressed,
+        SEGMENTER=path,
+        GEOMETRY=folder / "geometry.hdf5",
+        **replaced,
+    )
+    left.path, left.saved = path, load_checkpoint(path, "segmenter")
+    return left
 
 
 def run_stage(

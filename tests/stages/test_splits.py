@@ -12,8 +12,8 @@ import torch
 
 from lib.learning.checkpoint import digest_of, load_checkpoint
 from lib.models import encoder
-from stages import rnn, segmenter, vision
-from tests.stages.bench import SIDE, manifest_of, nothing, recorded, run_stage, spoiled
+from stages import rnn, vision
+from tests.stages.bench import SIDE, nothing, recorded, run_segmenter, run_stage, spoiled
 
 HELD_OUT = ("valid", "test")
 DATA = recorded()
@@ -143,23 +143,17 @@ def segmenter_of(tmp_path, monkeypatch):
     """Runs the segmenter's stage; returns its weights, its router and its metrics."""
 
     def run_it(data, name, **changes):
-        folder = tmp_path / name
-        small = {"widths": [4, 8], "steps": 2, "batch_size": 2, "stress_episodes": 1, **changes}
-        left = run_stage(
-            segmenter,
-            folder,
+        left = run_segmenter(
+            tmp_path / name,
             monkeypatch,
             data,
-            {"segmenter": small},
-            SEGMENTER=folder / "segmenter",
-            GEOMETRY=folder / "geometry",
-            read_manifest=lambda: manifest_of(data),
-            stressed_episodes=lambda *_: DATA,
+            DATA,
+            changes,
             confusion_figure=nothing,
             overlay_sheet=nothing,
         )
-        saved = load_checkpoint(folder / "segmenter", "segmenter")
-        left.weights, left.router = digest_of(saved.part("unet")), saved.part("router")
+        left.weights = digest_of(left.saved.part("unet"))
+        left.router = left.saved.part("router")
         return left
 
     return run_it
