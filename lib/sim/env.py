@@ -26,6 +26,7 @@ from lib.sim.simulation import Simulation
 from lib.sim.skills import skill_phase
 from lib.sim.stress import PUSH_STEPS, STRESS_KINDS, Stress, draw
 from lib.sim.tasks import get_task
+from lib.sim.world import WORLDS, Furniture, draw_world, starts
 
 ACTION_REPEAT = 2  # Meta-World steps per action; each is five simulation steps of 2.5 ms
 WORLD_STEP_S = 0.0125
@@ -133,6 +134,7 @@ class ManipulationEnv(gym.Env):
         horizon: int = 75,
         linger: int | None = 0,
         render: bool = True,
+        world: str = "metaworld",
         stress: Stress | None = None,
         prices: dict[str, float] | None = None,
     ) -> None:
@@ -147,16 +149,22 @@ class ManipulationEnv(gym.Env):
                 success the result must be kept: progress is 0 while the task is still done and -1
                 while it is undone, and the economic value counts only damages.
             render: Whether to render images; if not, ``image`` stays black.
+            world: One of WORLDS: what differs from episode to episode without any stress.
             stress: Disturbances of the episodes; ``reset(options={"stress": ...})`` overrides them.
             prices: Prices that replace entries of DEFAULT_PRICES.
 
         Raises:
             UserError: If the task is not known.
+            ValueError: If the horizon or the world is not possible.
         """
+        if world not in WORLDS:
+            raise ValueError(f"world {world!r} is none of {', '.join(WORLDS)}")
         if not 1 <= horizon <= MAX_HORIZON:
             raise ValueError(f"horizon {horizon} is outside [1, {MAX_HORIZON}]")
         self.task = get_task(task)
-        self._sim = Simulation(self.task.env_name)
+        self._world_kind = world
+        wide = world == "wide"
+        self._sim = Simulation(self.task.env_name, self.task if wide else None)
         model = self._sim.model
         self._dof = int(model.joint(self.task.part_joint).dofadr[0])
         self._qpos = int(model.joint(self.task.part_joint).qposadr[0])
@@ -166,7 +174,11 @@ class ManipulationEnv(gym.Env):
         self._hand = model.body("hand").id
         self._of_gripper = _geoms_of(model, self.task.primitives["gripper"])
         self._robot_dofs = np.array([d for d in range(model.nv) if d != self._dof])
-        self._scene = Scene(model, self._sim.data, self.task, image_size) if render else None
+        self._furniture = Furniture(model, self.task) if wide else None
+        self._scene: Scene | None = None
+        if render:
+            # The survey of what is never seen looked at Meta-World's own starts only.
+            self._scene = Scene(model, self._sim.data, self.task, image_size, cull=not wide)
         self._stress = stress or Stress()
         self._prices = {**DEFAULT_PRICES, **(prices or {})}
         self._horizon, self._linger = horizon, linger
@@ -186,8 +198,8 @@ class ManipulationEnv(gym.Env):
 
     @property
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest position of the task's parts that a reset can draw."""
-        return self._sim.positions
+        """Lowest and highest start that a reset can draw, see ``lib.sim.world.starts``."""
+        return starts(self._world_kind, *self._sim.positions)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -201,14 +213,17 @@ class ManipulationEnv(gym.Env):
         """
         super().reset(seed=seed)
         self._stress = (options or {}).get("stress", self._stress)
-        position = self.np_random.uniform(*self._sim.positions)
+        start = self.np_random.uniform(*self.positions)
         self._drawn = drawn = draw(self._stress, self.np_random)
+        world = draw_world(self._world_kind, start, self.np_random)
         model = self._sim.model
-        model.dof_damping[self._dof] = self._damping * drawn.damping
-        model.dof_frictionloss[self._dof] = drawn.friction
+        model.dof_damping[self._dof] = self._damping * drawn.damping * world.damping
+        model.dof_frictionloss[self._dof] = drawn.friction + world.friction
+        if self._furniture:
+            self._furniture.arrange(world)
         if self._scene:
-            self._scene.disturb(drawn.light, drawn.camera)
-        raw = self._sim.reset(position)
+            self._scene.disturb(drawn.light * world.light, drawn.camera + world.camera)
+        raw = self._sim.reset(world.position, world.yaw, world.hand)
         self._step, self._slip_left, self._slipped = 0, 0, False
         self._had_hold = np.zeros(1, bool)
         self._damaged = False

@@ -86,6 +86,8 @@ class Task:
         name: Name of the task in this repository.
         env_name: Name of Meta-World's environment.
         expert: Class name of the scripted expert in ``metaworld.policies``.
+        root_body: The body that holds the task's parts and stands somewhere in the world.
+        case_body: The body out of which the part moves.
         part_body: The body that has to move.
         part_joint: Joint of that body.
         travel_m: Largest travel of that joint, m.
@@ -99,6 +101,8 @@ class Task:
     name: str
     env_name: str
     expert: str
+    root_body: str
+    case_body: str
     part_body: str
     part_joint: str
     travel_m: float
@@ -114,6 +118,8 @@ TASKS: Mapping[str, Task] = {
         name="drawer_open",
         env_name="drawer-open-v3",
         expert="SawyerDrawerOpenV3Policy",
+        root_body="drawer",
+        case_body="drawercase_link",
         part_body="drawer_link",
         part_joint="goal_slidey",
         travel_m=0.16,
