@@ -8,8 +8,9 @@ from lib.base.console import say
 from lib.base.files import write_csv, write_json
 from lib.base.paths import CLONED_POLICY, METRICS, PLOTS, POLICY, VIDEOS
 from lib.base.stage import run
+from lib.evaluate.baselines import exchanged, load_recordings, run_baselines
 from lib.evaluate.pareto import PreferenceSweep, pareto_figure
-from lib.evaluate.robot import best_ratios, episode_rows, summarise
+from lib.evaluate.robot import best_ratios, brief, episode_rows, summarise
 from lib.evaluate.suite import Films, Suite, by_kind, episode_sheet, stress_figure, write_films
 from lib.learning.device import arithmetic_class, start
 from lib.models.encoder import load_backbone
@@ -34,9 +35,10 @@ def main() -> None:
     }
     policy = agents["policy"]
     seeds = [episode_seed(settings.seed, i, settings.suite) for i in range(settings.episodes)]
+    backbone, recordings = load_backbone(), load_recordings()
     options = {
         "task": params.task,
-        "image_size": load_backbone().image_size,
+        "image_size": backbone.image_size,
         "horizon": settings.horizon,
         "prices": prices.model_dump(),
     }
@@ -49,6 +51,9 @@ def main() -> None:
             name: suite.run(name, agent, trials.get(name), films=watched.get(name))
             for name, agent in agents.items()
         }
+        blind = run_baselines(suite, policy, backbone, recordings, settings.baseline_episodes)
+        world = {name: brief(t, *suite.positions) for name, t in {**runs, **blind}.items()}
+        exchange = exchanged(suite, policy, runs["policy"], settings.exchange_episodes)
         shown = {f"position_{i}": seed for i, seed in enumerate(seeds[: settings.videos])}
         shown["worst"] = films.worst
         expert_films = Films(shown.values())
@@ -65,6 +70,8 @@ def main() -> None:
         asked = {severe: settings.stress_severe_episodes, severity: settings.stress_episodes}
         stress = suite.stressed(compared, asked)
     figures = {
+        "metaworld": world,
+        "exchange": exchange,
         "suite": settings.suite,
         "compute": {"class": arithmetic_class(params.compute)},
         "presets": presets,

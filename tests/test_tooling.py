@@ -3,8 +3,10 @@
 import ast
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from importlib import metadata
 
@@ -154,3 +156,12 @@ def test_every_fault_names_what_it_breaks_and_tests_that_are_there():
         assert mutant.fault and mutant.tests
         assert all((ROOT / test).exists() for test in mutant.tests), mutant.name
     assert len({mutant.fault for mutant in mutants}) == len(mutants)
+
+
+def test_every_fault_still_fits_the_code():
+    """A change of the code may leave a patch behind that no longer applies."""
+    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
+    for patch in mutate.MUTANTS.glob("*.patch"):
+        check = ("git", "apply", "--check", "--whitespace=nowarn", str(patch))
+        done = subprocess.run(check, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert not done.returncode, done.stderr

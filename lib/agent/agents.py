@@ -165,10 +165,18 @@ class PolicyAgent:
         with self.perception.undisturbed():
             return self.observe(images, proprio, previous_action, first)
 
-    @torch.inference_mode()
     def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
         """Decides the next action of each robot; see ``Agent.act``. Ignores ``expert_obs``."""
-        seen = self.observe(images, proprio, previous_action, first)
+        return self.decide(self.observe(images, proprio, previous_action, first), weights)
+
+    @torch.inference_mode()
+    def decide(self, seen: Observed, weights: np.ndarray) -> Decision:
+        """Decides the next action of each robot from what was observed.
+
+        Args:
+            seen: Return value of ``observe``.
+            weights: Preference of each robot over OBJECTIVES, (B, K).
+        """
         condition = condition_batch(self.condition, seen.skill, weights, seen.severity)
         inputs = (
             torch.from_numpy(seen.observation),

@@ -29,6 +29,16 @@ SMALLEST_UNIT = [
 ]
 
 
+# Groups of an observation: numbers of direct features, in their order; the two maps follow.
+GROUPS = {
+    "proprioception": 4,
+    "motion": 4 + 4,  # change of the proprioception, and the action that led to the frame
+    "geometry": 3 + len(NAMES),
+    "backbone": 0,
+    "memory": 0,
+}
+
+
 class Projector:
     """Projects percepts to observations: scaled direct features, principal components of the maps.
 
@@ -80,6 +90,19 @@ class Projector:
         t = self._tensors
         components = t["vision_components"].shape[1] + t["memory_components"].shape[1]
         return len(t["direct_mean"]) + components
+
+    def columns(self, group: str) -> slice:
+        """Returns which features of an observation belong to a group.
+
+        Args:
+            group: A key of GROUPS.
+        """
+        sizes = dict(GROUPS)
+        sizes["backbone"] = self._tensors["vision_components"].shape[1]
+        sizes["memory"] = self._tensors["memory_components"].shape[1]
+        names = list(sizes)
+        start = sum(sizes[name] for name in names[: names.index(group)])
+        return slice(start, start + sizes[group])
 
     def __call__(self, percepts: Percepts) -> np.ndarray:
         """Returns observations, (B, dim) float32 in [-CLIP, CLIP].

@@ -16,6 +16,8 @@ class Evaluate(Section):
     seed: Seed
     episodes: Count
     cloned_episodes: Count
+    baseline_episodes: Count
+    exchange_episodes: Count
     horizon: Horizon
     stress_episodes: Count
     stress_severity: Share

@@ -21,7 +21,7 @@ MOMENTS = 8  # frames of each episode on the picture sheet
 AFTER_SUCCESS = 5  # control steps that a film shows after the first success
 # Environments for agents that need no pixels. Few are enough: there is no image batch to fill, and
 # each environment takes a while to start.
-BLIND_ENVS = 2
+BLIND_ENVS = 4
 
 
 class Suite:
@@ -45,6 +45,11 @@ class Suite:
             pixels: make_vector_env(count, **options, render=pixels, linger=None)
             for pixels, count in counts.items()
         }
+
+    @property
+    def positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest start of the test positions."""
+        return self._environments[False].call("positions")[0]
 
     def close(self) -> None:
         """Stops the environments."""

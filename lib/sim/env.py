@@ -86,7 +86,7 @@ def spread_seeds(
     low, high = positions
     varies = high > low
     pool = [episode_seed(seed, index, stream) for index in range(POOL * count)]
-    drawn = np.array([seeding.np_random(one)[0].uniform(low, high) for one in pool])
+    drawn = np.array([start_of(one, low, high) for one in pool])
     drawn = (drawn - low)[:, varies] / (high - low)[varies]
     dimensions = int(varies.sum())
     if ends:
@@ -107,6 +107,17 @@ def spread_seeds(
         free[nearest] = False
         chosen.append(pool[nearest])
     return chosen
+
+
+def start_of(seed: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Returns the start that a reset with this seed draws, see ``lib.sim.world.starts``.
+
+    Args:
+        seed: Reset seed.
+        low: Lowest start, see ``ManipulationEnv.positions``.
+        high: Highest start.
+    """
+    return seeding.np_random(seed)[0].uniform(low, high)
 
 
 class ManipulationEnv(gym.Env):

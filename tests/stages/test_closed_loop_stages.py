@@ -174,7 +174,8 @@ def _drive(tmp_path, monkeypatch, asked):
     made = []
 
     monkeypatch.setattr("lib.evaluate.suite.make_vector_env", PointRobots.noted_in(made))
-    few = {"episodes": 6, "cloned_episodes": 2, "stress_episodes": 2, "stress_severe_episodes": 1}
+    few = {"episodes": 6, "cloned_episodes": 2, "baseline_episodes": 2}
+    few |= {"exchange_episodes": 2, "stress_episodes": 2, "stress_severe_episodes": 1}
     few |= {"sweep_weights": 3, "sweep_episodes": 2, "videos": 1, "num_envs": 2, "horizon": 12}
     few |= asked
     loaded = []
@@ -193,6 +194,8 @@ def _drive(tmp_path, monkeypatch, asked):
         {"evaluate": few},
         load_policy=load,
         load_backbone=lambda: SimpleNamespace(image_size=4),
+        load_recordings=nothing,
+        run_baselines=lambda suite, *_: {},
         VIDEOS=tmp_path,
         write_films=nothing,
         episode_sheet=nothing,
