@@ -52,7 +52,8 @@ def main() -> None:
             for name, agent in agents.items()
         }
         blind = run_baselines(suite, policy, backbone, recordings, settings.baseline_episodes)
-        world = {name: brief(t, *suite.positions) for name, t in {**runs, **blind}.items()}
+        limits = suite.positions
+        world = {name: brief(t, *limits) for name, t in {**runs, **blind}.items()}
         exchange = exchanged(suite, policy, runs["policy"], settings.exchange_episodes)
         shown = {f"position_{i}": seed for i, seed in enumerate(seeds[: settings.videos])}
         shown["worst"] = films.worst

@@ -43,6 +43,15 @@ class Observed:
     severity: np.ndarray
 
 
+def nothing_observed(count: int) -> Observed:
+    """Returns what agents without an observation know.
+
+    Args:
+        count: Number of robots.
+    """
+    return Observed(np.zeros((count, 0), np.float32), np.zeros(count, np.int64), np.zeros(count))
+
+
 @dataclass
 class Decision:
     """The next action of an agent.
@@ -115,9 +124,7 @@ class ScriptAgent:
     def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
         """Decides the next action of each robot; see ``Agent.act``."""
         action = np.stack([self._script(row) for row in expert_obs])
-        count = len(action)
-        blind = np.zeros((count, 0), np.float32)
-        return Decision(action, Observed(blind, np.zeros(count, np.int64), np.zeros(count)))
+        return Decision(action, nothing_observed(len(action)))
 
 
 class PolicyAgent:

@@ -15,28 +15,21 @@ from lib.learning.ridge import principal_axes
 from lib.segmenter.geometry import NAMES
 
 CLIP = 5.0  # standard deviations
-# Smallest divisors of the direct features. The expert keeps its gripper open to within 0.1 mm, so
-# without a lower bound any touch of the fingers would be far outside the usual range. The order
-# is: positions of hand (m) and gripper (share of its span), their motions, actions, vector to the
-# handle (m), geometry features.
+# Smallest divisors of the direct features, by group. The expert keeps its gripper open to within
+# 0.1 mm, so without a lower bound any touch of the fingers would be far outside the usual range.
+# The order is: positions of hand (m) and gripper (share of its span), their motions and the action
+# that led to the frame, vector to the handle (m) and geometry features.
 HAND, GRIPPER = [0.01] * 3, [0.1]
 HAND_MOTION, GRIPPER_MOTION = [0.002] * 3, [0.04]
-SMALLEST_UNIT = [
-    *(HAND + GRIPPER),
-    *(HAND_MOTION + GRIPPER_MOTION),
-    *[0.1] * 4,
-    *[0.01] * (3 + len(NAMES)),
-]
-
-
-# Groups of an observation: numbers of direct features, in their order; the two maps follow.
-GROUPS = {
-    "proprioception": 4,
-    "motion": 4 + 4,  # change of the proprioception, and the action that led to the frame
-    "geometry": 3 + len(NAMES),
-    "backbone": 0,
-    "memory": 0,
+DIRECT = {
+    "proprioception": HAND + GRIPPER,
+    "motion": HAND_MOTION + GRIPPER_MOTION + [0.1] * 4,
+    "geometry": [0.01] * (3 + len(NAMES)),
 }
+SMALLEST_UNIT = [unit for units in DIRECT.values() for unit in units]
+# Groups of an observation, in their order: after the direct features come the components of both
+# maps.
+GROUPS = (*DIRECT, "backbone", "memory")
 
 
 class Projector:
@@ -95,14 +88,12 @@ class Projector:
         """Returns which features of an observation belong to a group.
 
         Args:
-            group: A key of GROUPS.
+            group: One of GROUPS.
         """
-        sizes = dict(GROUPS)
-        sizes["backbone"] = self._tensors["vision_components"].shape[1]
-        sizes["memory"] = self._tensors["memory_components"].shape[1]
-        names = list(sizes)
-        start = sum(sizes[name] for name in names[: names.index(group)])
-        return slice(start, start + sizes[group])
+        maps = (self._tensors[f"{name}_components"].shape[1] for name in ("vision", "memory"))
+        ends = np.cumsum([0, *map(len, DIRECT.values()), *maps]).tolist()
+        index = GROUPS.index(group)
+        return slice(ends[index], ends[index + 1])
 
     def __call__(self, percepts: Percepts) -> np.ndarray:
         """Returns observations, (B, dim) float32 in [-CLIP, CLIP].

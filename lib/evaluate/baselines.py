@@ -10,20 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import TypeVar
 
 import numpy as np
 
-from lib.agent.agents import Agent, Decision, Observed, PolicyAgent, ScriptAgent
+from lib.agent.agents import (
+    Agent,
+    Decision,
+    Observed,
+    PolicyAgent,
+    ScriptAgent,
+    nothing_observed,
+)
 from lib.agent.closed_loop import Trajectory
 from lib.agent.projector import GROUPS
 from lib.data.dataset import load_dataset
 from lib.episode import STATE_HAND, STATE_HANDLE
-from lib.evaluate.robot import success_rate
+from lib.evaluate.robot import opened
 from lib.evaluate.suite import Suite
 from lib.models.encoder import FrozenBackbone
 from lib.sim.env import ACTION_SIZE, EXPERT_OBS_SIZE
 from lib.sim.experts import TURN, FastScript
-from lib.sim.skills import ALIGN_RADIUS_M, DROP_HEIGHT_M, GRASP_OFFSET_M
+from lib.sim.skills import GRASP_OFFSET_M, skill_phase
+
+T = TypeVar("T")
 
 NEAREST_LEVEL = "p4"  # pyramid level whose features tell which training episode is alike
 FIRST_POSITIONS = 3  # positions on which every recording is replayed
@@ -84,23 +95,15 @@ class ProprioceptionAlone:
         if not len(self._arrived):
             self._arrived = np.zeros(count, bool)
         hand = proprio[:, :3].astype(np.float64)
-        offset = hand - self._handle - GRASP_OFFSET_M
-        there = (np.linalg.norm(offset[:, :2], axis=1) < ALIGN_RADIUS_M) & (
-            np.abs(offset[:, 2]) < DROP_HEIGHT_M
-        )
-        self._arrived = (self._arrived & ~first) | there
+        usual = np.broadcast_to(self._handle, hand.shape)
+        _, self._arrived = skill_phase(hand, usual, self._arrived & ~first)
         assumed = np.zeros((count, EXPERT_OBS_SIZE))
         assumed[:, STATE_HAND] = hand
         held = self._arrived[:, None]
-        assumed[:, STATE_HANDLE] = np.where(held, hand - GRASP_OFFSET_M, self._handle)
+        assumed[:, STATE_HANDLE] = np.where(held, hand - GRASP_OFFSET_M, usual)
         assumed[:, TURN] = 1.0, 0.0, 0.0, 0.0
         action = np.stack([self._script(row) for row in assumed])
-        return Decision(action, _unseen(count))
-
-
-def _unseen(count: int) -> Observed:
-    """Returns what an agent observes that looks at nothing."""
-    return Observed(np.zeros((count, 0), np.float32), np.zeros(count, np.int64), np.zeros(count))
+        return Decision(action, nothing_observed(count))
 
 
 class Replay:
@@ -112,38 +115,32 @@ class Replay:
         """Stores how recordings are chosen.
 
         Args:
-            choose: Function from the pictures and the proprioception of the robots that start, and
-                their number, to one recording of actions (T, A) for each.
+            choose: Function from the pictures and the proprioception of the robots that start to
+                one recording of actions (T, A) for each.
             needs_pixels: Whether ``choose`` looks at the pictures.
         """
         self.needs_pixels, self._choose = needs_pixels, choose
-        self._recordings: list[np.ndarray] = []
-        self._step = np.zeros(0, np.int64)
+        self._ahead: dict[int, Iterator[np.ndarray]] = {}
 
     def reset(self) -> None:
         """Forgets what is being repeated."""
-        self._recordings, self._step = [], np.zeros(0, np.int64)
+        self._ahead = {}
 
     def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
         """Decides the next action of each robot; see ``Agent.act``."""
-        count = len(proprio)
-        if not self._recordings:
-            self._recordings = [np.zeros((1, ACTION_SIZE), np.float32)] * count
-            self._step = np.zeros(count, np.int64)
         starting = np.flatnonzero(first)
         if len(starting):
-            chosen = self._choose(images[starting], proprio[starting], len(starting))
-            for robot, recording in zip(starting, chosen, strict=True):
-                self._recordings[robot] = recording
-            self._step[starting] = 0
-        action = np.stack(
-            [
-                recording[min(step, len(recording) - 1)]
-                for recording, step in zip(self._recordings, self._step, strict=True)
-            ]
-        )
-        self._step += 1
-        return Decision(action, _unseen(count))
+            chosen = self._choose(images[starting], proprio[starting])
+            for robot, recording in zip(starting.tolist(), chosen, strict=True):
+                self._ahead[robot] = _and_its_last(list(recording))
+        count = len(proprio)
+        action = np.stack([next(self._ahead[robot]) for robot in range(count)])
+        return Decision(action, nothing_observed(count))
+
+
+def _and_its_last(steps: Sequence[T]) -> Iterator[T]:
+    """Yields the steps of an episode, then its last one again and again."""
+    return chain(steps, repeat(steps[-1]))
 
 
 def in_turn(recordings: Iterable[np.ndarray]) -> Replay:
@@ -155,7 +152,7 @@ def in_turn(recordings: Iterable[np.ndarray]) -> Replay:
     ahead: Iterator[np.ndarray] = iter(recordings)
     rest = np.zeros((1, ACTION_SIZE), np.float32)  # for environments that idle at the end
     return Replay(
-        lambda images, proprio, count: [next(ahead, rest) for _ in range(count)],
+        lambda images, proprio: [next(ahead, rest) for _ in proprio],
         needs_pixels=False,
     )
 
@@ -173,9 +170,9 @@ def best_replay(suite: Suite, recordings: Sequence[np.ndarray]) -> list[Trajecto
     few = suite.trials(FIRST_POSITIONS, linger=0)
     every = [recording for recording in recordings for _ in few]
     runs = suite.run("replays", in_turn(every), few * len(recordings))
-    opened = np.array([t.succeeded for t in runs]).reshape(len(recordings), len(few)).sum(1)
+    counts = np.array([t.succeeded for t in runs]).reshape(len(recordings), len(few)).sum(1)
     best: list[Trajectory] = []
-    for index in np.argsort(-opened, kind="stable")[:FINALISTS]:
+    for index in np.argsort(-counts, kind="stable")[:FINALISTS]:
         trials = suite.trials(linger=0)
         again = suite.run(f"replay {index}", in_turn([recordings[index]] * len(trials)), trials)
         best = max(best, again, key=lambda runs: sum(t.succeeded for t in runs))
@@ -206,15 +203,15 @@ def nearest_replay(
     mean, scale = known.mean(0), known.std(0) + 1e-6
     centre, spread = proprio_NP[:, :3].mean(0), proprio_NP[:, :3].std(0) + 1e-6
 
-    def features(pictures: np.ndarray, proprio: np.ndarray) -> np.ndarray:
-        seen = (backbone(pictures)[level].flatten(1).numpy() - mean) / scale
-        felt = (proprio[:, :3] - centre) / spread
+    def scaled(maps: np.ndarray, proprio: np.ndarray) -> np.ndarray:
+        seen, felt = (maps - mean) / scale, (proprio[:, :3] - centre) / spread
         return np.concatenate([seen / np.sqrt(seen.shape[1]), felt / np.sqrt(3)], 1)
 
-    table = features(pictures_N, proprio_NP)
+    table = scaled(known, proprio_NP)
 
-    def choose(images: np.ndarray, proprio: np.ndarray, count: int) -> list[np.ndarray]:
-        apart = np.square(features(images, proprio)[:, None] - table[None]).sum(2)
+    def choose(images: np.ndarray, proprio: np.ndarray) -> list[np.ndarray]:
+        maps = backbone(images)[level].flatten(1).numpy()
+        apart = np.square(scaled(maps, proprio)[:, None] - table[None]).sum(2)
         return [recordings[index] for index in apart.argmin(1)]
 
     return Replay(choose, needs_pixels=True)
@@ -289,7 +286,7 @@ class Exchanged:
 
         Args:
             policy: The policy.
-            group: A key of GROUPS.
+            group: One of GROUPS.
             donors: The policy's own episodes on the same positions. Episode i gets the group of
                 episode i + 1.
         """
@@ -302,29 +299,25 @@ class Exchanged:
     def reset(self) -> None:
         """Clears all state of earlier frames."""
         self._policy.reset()
-        self._ahead = iter(self._donors)
-        self._given: list[Trajectory] = []
-        self._step = np.zeros(0, np.int64)
+        self._waiting = iter(self._donors)
+        self._ahead: dict[int, Iterator[tuple[np.ndarray, int, float]]] = {}
 
     def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
         """Decides the next action of each robot; see ``Agent.act``."""
-        count = len(proprio)
-        if not self._given:
-            self._given, self._step = [self._donors[0]] * count, np.zeros(count, np.int64)
-        for robot in np.flatnonzero(first):
-            self._given[robot] = next(self._ahead, self._donors[0])
-            self._step[robot] = 0
+        for robot in np.flatnonzero(first).tolist():
+            donor = next(self._waiting, self._donors[0])
+            steps = list(zip(donor.observation, donor.skill, donor.severity, strict=False))
+            self._ahead[robot] = _and_its_last(steps)
         seen = self._policy.observe(images, proprio, previous_action, first)
         observation, skill = seen.observation.copy(), seen.skill.copy()
         severity = seen.severity.copy()
-        for robot, (donor, step) in enumerate(zip(self._given, self._step, strict=True)):
-            at = min(step, len(donor.observation) - 1)
-            observation[robot, self._columns] = donor.observation[at][self._columns]
+        for robot in range(len(proprio)):
+            given, its_skill, its_severity = next(self._ahead[robot])
+            observation[robot, self._columns] = given[self._columns]
             if self._group == "geometry":  # the router reads the skill off the geometry
-                skill[robot] = donor.skill[at]
+                skill[robot] = its_skill
             elif self._group == "memory":  # the memory's prediction errors are the severity
-                severity[robot] = donor.severity[at]
-        self._step += 1
+                severity[robot] = its_severity
         return self._policy.decide(Observed(observation, skill, severity), weights)
 
 
@@ -352,8 +345,7 @@ def exchanged(
         runs[group] = suite.run(f"{group} exchanged", agent, suite.trials(count, linger=0))
     return {
         group: {
-            "episodes": len(some),
-            **success_rate("success_any", sum(t.succeeded for t in some), len(some)),
+            **opened(some),
             "steps_mean": round(float(np.mean([t.steps for t in some])), 6),
         }
         for group, some in runs.items()

@@ -48,6 +48,17 @@ def event_rate(name: str, events: int, attempts: int) -> dict[str, float]:
     return {name + end: round(float(value) / attempts, 6) for end, value in values.items()}
 
 
+def opened(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Returns how many episodes there are, and the rate of those with success at any step.
+
+    Args:
+        trajectories: The episodes, at least one.
+    """
+    count = len(trajectories)
+    successes = sum(t.succeeded for t in trajectories)
+    return {"episodes": count, **success_rate("success_any", successes, count)}
+
+
 def brief(
     trajectories: Sequence[Trajectory], low: np.ndarray, high: np.ndarray
 ) -> dict[str, float]:
@@ -69,8 +80,7 @@ def brief(
     third = np.minimum(3 * (starts - low)[:, varies] / (high - low)[varies], 2.999).astype(int)
     parts = [done[column == index] for column in third.T for index in range(3)]
     return {
-        "episodes": len(done),
-        **success_rate("success_any", int(done.sum()), len(done)),
+        **opened(trajectories),
         "best_third": round(max(float(part.mean()) for part in parts if len(part)), 6),
         "steps_mean": round(float(np.mean([t.steps for t in trajectories])), 6),
     }
@@ -97,8 +107,7 @@ def summarise(
     mpl = economics.mpl_units_per_hour(rate, seconds, settings.hand_over_s)
     wh = economics.energy_wh_per_unit(sum(t.joules for t in trajectories), successes)
     values = {
-        "episodes": count,
-        **success_rate("success_any", successes, count),
+        **opened(trajectories),
         **success_rate("success_last", sum(bool(t.success[-1]) for t in trajectories), count),
         "steps_mean": float(np.mean([t.steps for t in trajectories])),
         "mpl_units_per_hour": mpl,

@@ -19,8 +19,8 @@ from lib.sim.stress import STRESS_KINDS, Stress
 
 MOMENTS = 8  # frames of each episode on the picture sheet
 AFTER_SUCCESS = 5  # control steps that a film shows after the first success
-# Environments for agents that need no pixels. Few are enough: there is no image batch to fill, and
-# each environment takes a while to start.
+# Environments for agents that need no pixels. Few are enough: most of these agents have no batch to
+# fill, and each environment takes a while to start.
 BLIND_ENVS = 4
 
 

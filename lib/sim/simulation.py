@@ -70,10 +70,14 @@ class Simulation:
         self._mocap_low, self._mocap_high = world.mocap_low, world.mocap_high
         space = world.sawyer_observation_space
         self._low, self._high = space.low, space.high
-        self._furnished = furnished
+        self._parts: tuple[int, int] | None = None
+        if furnished:
+            root, part = furnished.root_body, furnished.part_body
+            self._parts = self.model.body(root).id, self.model.body(part).id
         self._turn, self._at, self._turned = np.eye(3), np.zeros(3), False
         self._settled_at: np.ndarray | None = None
-        self._settle(np.array(world.hand_init_pos, np.float64))
+        self._home = np.array(world.hand_init_pos, np.float64)
+        self._settle(self._home)
 
     def _settle(self, hand: np.ndarray) -> None:
         """Stores the robot's state one substep before the end of Meta-World's reset.
@@ -91,14 +95,13 @@ class Simulation:
         self._settled_at = hand.copy()
         world.hand_init_pos = hand
         # From another start, the hand could meet the parts on its way.
-        parts = self.model.body(self._furnished.root_body).id if self._furnished else None
-        if parts is not None:
-            self.model.body_pos[parts] += OUT_OF_THE_WAY
+        if self._parts:
+            self.model.body_pos[self._parts[0]] += OUT_OF_THE_WAY
         mujoco.mj_resetData(self.model, self.data)
         type(world)._reset_hand(world, SETTLING_STEPS - 1)
         mujoco.mj_step(self.model, self.data, nstep=substeps - 1)
-        if parts is not None:
-            self.model.body_pos[parts] -= OUT_OF_THE_WAY
+        if self._parts:
+            self.model.body_pos[self._parts[0]] -= OUT_OF_THE_WAY
         self._state = np.empty(mujoco.mj_stateSize(self.model, STATE))
         mujoco.mj_getState(self.model, self.data, self._state, STATE)
         mujoco.mj_step(self.model, self.data)
@@ -129,13 +132,12 @@ class Simulation:
             (39,) Meta-World's observation. The pose of the parts in it is the true one.
         """
         world = self.world
-        if hand is not None:
-            self._settle(hand)
-        if self._furnished:
-            half, parts = yaw / 2, self.model.body(self._furnished.root_body).id
+        self._settle(self._home if hand is None else hand)
+        if self._parts:
+            half = yaw / 2
             self._turn, self._turned = turn_by(yaw), yaw != 0.0
             self._at = np.asarray(position, np.float64)
-            self.model.body_quat[parts] = math.cos(half), 0.0, 0.0, math.sin(half)
+            self.model.body_quat[self._parts[0]] = math.cos(half), 0.0, 0.0, math.sin(half)
         world._last_rand_vec = position
         # The first reset_model sets the positions of the parts; the second runs with the parts
         # in place.
@@ -191,9 +193,9 @@ class Simulation:
         frame[:3] = places[self._hand]
         frame[3] = min(math.sqrt(fingers.dot(fingers)) / GRIPPER_SPAN_M, 1.0)
         positions, turns = self.world._get_pos_objects(), self.world._get_quat_objects()
-        if self._furnished and self._turned:
+        if self._parts and self._turned:
             # Meta-World adds the handle's place in the part along its own axes.
-            part = places[self.model.body(self._furnished.part_body).id]
+            part = places[self._parts[1]]
             positions = part + self._turn @ (positions - part)
         for part in range(len(positions) // 3):
             at = 4 + 7 * part

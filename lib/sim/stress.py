@@ -111,6 +111,31 @@ class Disturbance:
     latency: int
 
 
+def draw_light(share: float, rng: np.random.Generator) -> np.ndarray:
+    """Draws factors on the light's red, green and blue, (3,): mostly brightness, partly a tint.
+
+    Args:
+        share: The brightness of each colour is multiplied by 1 +- at most this.
+        rng: Random generator.
+    """
+    return 1 + share * (rng.uniform(-1, 1) * 0.7 + rng.uniform(-1, 1, 3) * 0.3)
+
+
+def draw_camera(
+    degrees: float, share: float, metres: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws changes of a camera's azimuth, elevation (degrees), distance (share), lookat (m), (6,).
+
+    Args:
+        degrees: Largest change of azimuth and elevation.
+        share: Largest relative change of the distance.
+        metres: Largest shift of the point looked at, along each axis.
+        rng: Random generator.
+    """
+    largest = np.array([degrees, degrees, share, metres, metres, metres])
+    return rng.uniform(-1, 1, 6) * largest
+
+
 def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
     """Draws the disturbances of one episode.
 
@@ -128,10 +153,8 @@ def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
     slip_at, push_at = rng.uniform(0.15, 0.6), int(rng.integers(3, 35))
     push_part, heading = bool(rng.random() < 0.3), rng.normal(size=3)
     push = np.array([0.0, 1.0, 0.0]) if push_part else heading / np.linalg.norm(heading)
-    light = 1 + LIGHT_SHARE * (rng.uniform(-1, 1) * 0.7 + rng.uniform(-1, 1, 3) * 0.3)
-    camera = rng.uniform(-1, 1, 6) * np.array(
-        [CAMERA_DEG, CAMERA_DEG, CAMERA_SHARE, CAMERA_M, CAMERA_M, CAMERA_M]
-    )
+    light = draw_light(LIGHT_SHARE, rng)
+    camera = draw_camera(CAMERA_DEG, CAMERA_SHARE, CAMERA_M, rng)
     damping, friction = rng.uniform(0.5, 1) * DAMPING_FACTOR, rng.uniform(0.5, 1) * FRICTION_N
     return Disturbance(
         action_noise_std=stress.action_noise * ACTION_NOISE_STD,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import mujoco
 import numpy as np
 
+from lib.sim.stress import draw_camera, draw_light
 from lib.sim.tasks import Task
 
 WORLDS = ("wide", "metaworld")
@@ -135,10 +136,8 @@ def draw_world(kind: str, start: np.ndarray, rng: np.random.Generator) -> World:
     """
     if kind == "metaworld":
         return World(start)
-    light = 1 + LIGHT_SHARE * (rng.uniform(-1, 1) * 0.7 + rng.uniform(-1, 1, 3) * 0.3)
-    camera = rng.uniform(-1, 1, 6) * np.array(
-        [CAMERA_DEG, CAMERA_DEG, CAMERA_SHARE, CAMERA_M, CAMERA_M, CAMERA_M]
-    )
+    light = draw_light(LIGHT_SHARE, rng)
+    camera = draw_camera(CAMERA_DEG, CAMERA_SHARE, CAMERA_M, rng)
     colours = _draw_colours(rng)
     textures = rng.integers(0, len(TEXTURES), len(SURFACES))
     clutter = _draw_clutter(start, rng)
@@ -211,7 +210,7 @@ def furnish(spec: mujoco.MjSpec) -> None:
     }
     for name in CLUTTER:
         body = spec.worldbody.add_body(name=f"clutter_{name}", pos=FAR)
-        body.add_geom(name=f"clutter_{name}", type=kinds[name], size=[0.04] * 3, group=1)
+        body.add_geom(name=f"clutter_{name}", type=kinds[name], size=[0.04] * 3, group=DRAWN_GROUP)
     for surface in SURFACES:
         for texture in TEXTURES:
             material = spec.add_material(name=f"{surface}_{texture or 'plain'}")
