@@ -10,7 +10,7 @@ PIP := -m pip --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor repro campaign readme verify test mutants lint format deps lock clean
+.PHONY: help setup doctor repro campaign readme stress verify test mutants lint format deps lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ campaign: $(INSTALLED) ## Run seeds and variants, a row each in a CSV (SPEC=camp
 
 readme: $(INSTALLED) ## Write the numbers of metrics/ and of the last campaign into README's table
 	@$(BIN)/python -m lib.readme
+
+stress: $(INSTALLED) ## Drive the robots under all kinds of stress, in pairs and mixed: docs/stress.md
+	@$(BIN)/python -m lib.evaluate.stress_report
 
 verify: $(INSTALLED) ## Compare the small preset's outs with tests/goldens (CPU=Haswell: under qemu)
 	@$(BIN)/python -m lib.verify $(if $(CPU),--cpu $(CPU)) $(ARGS)

@@ -110,9 +110,10 @@ def write(path: Path, count: int, workers: int) -> tuple[int, float]:
         count: Number of episodes.
         workers: Number of processes.
     """
-    params = load_params("task", "phase1", "phase1_sima2", "economics")
+    params = load_params("task", "world", "phase1", "phase1_sima2", "economics")
     asked = RolloutRequest(
         params.task,
+        params.world,
         params.phase1.seed,
         params.phase1.image_size,
         params.phase1_sima2.horizon,

@@ -104,7 +104,11 @@ class Phase1(Section):
         return self
 
 
-SCALARS = {"task": TypeAdapter(str), "seed": TypeAdapter(Seed)}
+SCALARS = {
+    "task": TypeAdapter(str),
+    "world": TypeAdapter(Literal["wide", "metaworld"]),
+    "seed": TypeAdapter(Seed),
+}
 SECTIONS = {  # module and class that define the settings of each section
     "compute": "lib.params:Compute",
     "safety": "lib.params:Safety",

@@ -2,38 +2,38 @@
 
 from contextlib import closing
 
-from lib.agent.agents import Agent, ScriptAgent, load_policy
 from lib.agent.closed_loop import Trial
 from lib.base.console import say
 from lib.base.files import write_csv, write_json
-from lib.base.paths import CLONED_POLICY, METRICS, PLOTS, POLICY, VIDEOS
+from lib.base.paths import METRICS, PLOTS, VIDEOS
 from lib.base.stage import run
 from lib.evaluate.baselines import exchanged, load_recordings, run_baselines
 from lib.evaluate.pareto import PreferenceSweep, pareto_figure
-from lib.evaluate.robot import best_ratios, brief, episode_rows, summarise
-from lib.evaluate.suite import Films, Suite, by_kind, episode_sheet, stress_figure, write_films
+from lib.evaluate.robot import best_ratios, episode_rows, summarise
+from lib.evaluate.suite import (
+    Films,
+    Suite,
+    by_kind,
+    episode_sheet,
+    load_robots,
+    stress_figure,
+    write_films,
+)
 from lib.learning.device import arithmetic_class, start
 from lib.models.encoder import load_backbone
 from lib.params import load_params
 from lib.sim.env import episode_seed
-from lib.sim.experts import FastScript, ScriptedExpert
-from lib.sim.tasks import get_task
+from lib.sim.stress import stress_kinds
+from lib.sim.world import WORLDS
 
 
 def main() -> None:
     """Runs policy, clone and both scripts on the same positions, nominal and stressed."""
-    params = load_params("task", "compute", "economics", "policy", "evaluate")
+    params = load_params("task", "world", "compute", "economics", "policy", "evaluate")
     settings, prices = params.evaluate, params.economics
     autocast = start(params.compute, settings.seed).autocast
-    expert = ScriptAgent(ScriptedExpert(get_task(params.task)))
-    agents: dict[str, Agent] = {
-        # If policy.use_neural is false, the scripted expert takes the place of the policy.
-        "policy": load_policy(POLICY, autocast) or expert,
-        "cloned": load_policy(CLONED_POLICY, autocast) or expert,
-        "scripted": expert,
-        "fast_script": ScriptAgent(FastScript()),
-    }
-    policy = agents["policy"]
+    agents = load_robots(params.task, autocast)
+    policy, expert = agents["policy"], agents["scripted"]
     seeds = [episode_seed(settings.seed, i, settings.suite) for i in range(settings.episodes)]
     backbone, recordings = load_backbone(), load_recordings()
     options = {
@@ -42,18 +42,15 @@ def main() -> None:
         "horizon": settings.horizon,
         "prices": prices.model_dump(),
     }
-    with closing(Suite(settings.num_envs, seeds, **options)) as suite:
+    lame = (policy, backbone, recordings, settings.baseline_episodes)
+    with closing(Suite(settings.num_envs, seeds, world=params.world, **options)) as suite:
         films = Films(seeds[: settings.videos])
-        # The cloned policy is a by-product, so it is tested on fewer positions.
-        trials = {"cloned": suite.trials(settings.cloned_episodes)}
         watched = {"policy": films}
         runs = {
-            name: suite.run(name, agent, trials.get(name), films=watched.get(name))
-            for name, agent in agents.items()
+            name: suite.run(name, agent, films=watched.get(name)) for name, agent in agents.items()
         }
-        blind = run_baselines(suite, policy, backbone, recordings, settings.baseline_episodes)
-        limits = suite.positions
-        world = {name: brief(t, *limits) for name, t in {**runs, **blind}.items()}
+        blind = run_baselines(suite, *lame)
+        worlds = {params.world: suite.brief({**runs, **blind})}
         exchange = exchanged(suite, policy, runs["policy"], settings.exchange_episodes)
         shown = {f"position_{i}": seed for i, seed in enumerate(seeds[: settings.videos])}
         shown["worst"] = films.worst
@@ -69,11 +66,19 @@ def main() -> None:
         # Severe stress comes first: its episodes may fail and then take longest. The others fill
         # the remaining environments meanwhile.
         asked = {severe: settings.stress_severe_episodes, severity: settings.stress_episodes}
-        stress = suite.stressed(compared, asked)
+        stress = suite.stressed(compared, asked, stress_kinds(params.world))
+    # The same robots in the world that they were not trained in, on fewer positions.
+    for other in (world for world in WORLDS if world != params.world):
+        few = seeds[: settings.other_episodes]
+        with closing(Suite(settings.num_envs, few, world=other, **options)) as suite:
+            ends = suite.trials(linger=0)
+            found = {name: suite.run(f"{name}, {other}", a, ends) for name, a in agents.items()}
+            worlds[other] = suite.brief({**found, **run_baselines(suite, *lame)})
     figures = {
-        "metaworld": world,
+        **worlds,
         "exchange": exchange,
         "suite": settings.suite,
+        "world": params.world,
         "compute": {"class": arithmetic_class(params.compute)},
         "presets": presets,
         "ratio": best_ratios(presets),

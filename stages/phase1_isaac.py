@@ -42,6 +42,7 @@ def stand_ins(params: SimpleNamespace, task: Task, segment: Segment) -> Iterator
     count = settings.num_rollouts
     asked = RolloutRequest(
         task.name,
+        params.world,
         params.phase1.seed,
         params.phase1.image_size,
         settings.horizon,
@@ -58,7 +59,7 @@ def stand_ins(params: SimpleNamespace, task: Task, segment: Segment) -> Iterator
 
 def main() -> None:
     """Reads the recordings; if there are none, rolls the expert out in MuJoCo and says so."""
-    params = load_params("task", "phase1", "phase1_isaac", "economics")
+    params = load_params("task", "world", "phase1", "phase1_isaac", "economics")
     report, task, env_args = Report(), get_task(params.task), None
     segment = HeuristicSegmenter().primitives
     episodes: Iterator[episode.Episode] = read_recordings(

@@ -25,6 +25,8 @@ from lib.params import load_params
 from lib.policy.cloning import clone, to_replay
 from lib.policy.train_sac import VALIDATED, Validation, train_sac
 from lib.sim.env import spread_seeds
+from lib.sim.experts import ScriptedExpert
+from lib.sim.tasks import get_task
 
 LOSSES = ("critic", "actor", "temperature", "bc")
 FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
@@ -33,7 +35,7 @@ FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
 def main() -> None:
     """Clones the expert from pixels, improves the clone, and publishes the best by validation."""
     params = load_params(
-        "task", "seed", "compute", "safety", "economics", "policy", "evaluate.horizon"
+        "task", "world", "seed", "compute", "safety", "economics", "policy", "evaluate.horizon"
     )
     settings, seed = params.policy, params.seed
     if not settings.use_neural:
@@ -55,6 +57,7 @@ def main() -> None:
     env = make_vector_env(
         settings.num_envs,
         task=params.task,
+        world=params.world,
         image_size=perception.backbone.image_size,
         horizon=max(settings.horizon, params.evaluate.horizon),
         linger=None,
@@ -84,6 +87,7 @@ def main() -> None:
             replay,
             env,
             lambda index: training[index % count],
+            ScriptedExpert(get_task(params.task)),
             validate,
             settings,
             params.safety,

@@ -27,7 +27,7 @@ from lib.rnn.train_rnn import train_rnn
 
 def main() -> None:
     """Trains the forward model, calibrates surprise, and measures both on held-out episodes."""
-    params = load_params("task", "seed", "compute", "safety", "phase1", "rnn")
+    params = load_params("task", "world", "seed", "compute", "safety", "phase1", "rnn")
     settings = params.rnn
     fabric = start(params.compute, params.seed)
     backbone = load_backbone()
@@ -93,13 +93,14 @@ def main() -> None:
     skill["skill_with_dropped"] = with_dropped["skill"]
     episodes = suite(
         params.task,
+        params.world,
         params.phase1.seed,
         backbone.image_size,
         settings.surprise_episodes,
         settings.surprise_severity,
     )
     scores = []
-    count = len(suite_kinds(settings.surprise_episodes))
+    count = len(suite_kinds(params.world, settings.surprise_episodes))
     for kind, images, actions in track(episodes, "surprise", count, "episodes"):
         z = normalize(backbone(images))
         errors = episode_errors(trained, z, torch.from_numpy(actions))

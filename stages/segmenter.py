@@ -37,7 +37,7 @@ from lib.segmenter.train_segmenter import train_segmenter
 
 def main() -> None:
     """Trains the U-Net, decides which segmenter serves, calibrates the router, scores both."""
-    params = load_params("task", "seed", "compute", "safety", "segmenter")
+    params = load_params("task", "world", "seed", "compute", "safety", "segmenter")
     settings = params.segmenter
     fabric = start(params.compute, params.seed)
     pictures = load_dataset("vision", ["obs/image"])  # all pictures, read only once
@@ -90,6 +90,7 @@ def main() -> None:
 
     stressed = stressed_episodes(
         params.task,
+        params.world,
         params.seed,
         settings.stress_episodes,
         settings.stress_severity,

@@ -13,6 +13,7 @@ from lib.base.paths import BACKBONE, FEATURES, METRICS, PLOTS
 from lib.base.stage import run
 from lib.data.dataset import load_dataset
 from lib.data.frames import write_frames
+from lib.data.manifest import SIMULATED
 from lib.episode import STATE_HAND
 from lib.learning.checkpoint import save_checkpoint
 from lib.learning.device import arithmetic_class, start
@@ -45,7 +46,11 @@ def main() -> None:
 
     curve = Curve.off("contrastive", "total")
     if settings.use_neural:
-        curve = train_backbone(model, dataset, settings, params.safety, fabric, params.seed)
+        canonical = None
+        if any(e.source == "views" and e.split == "train" for e in dataset.episodes):
+            canonical = load_dataset("vision", ["labels/canonical"], ["train"], ["views"])
+        training = (settings, params.safety, fabric, params.seed)
+        curve = train_backbone(model, dataset, *training, canonical)
     else:
         say("vision: use_neural is false, the random frozen backbone serves")
         model.load_state_dict(random.state_dict())
@@ -63,8 +68,9 @@ def main() -> None:
     levels = list(dict.fromkeys([EMBEDDED_LEVEL, *settings.feature_levels]))
     features = encode_all(frozen.model, images, levels, "encoding frames")
     kept = {level: features[level] for level in settings.feature_levels}
-    write_frames(FEATURES, kept, dataset, frozen.digest)
-    labelled = load_dataset("policy", ["labels/state"])
+    # Later stages need features in sequence, which views are not.
+    write_frames(FEATURES, kept, dataset.part(lambda e: e.source != "views"), frozen.digest)
+    labelled = load_dataset("segmenter", ["labels/state"], sources=SIMULATED)
     baseline = encode_all(
         folded(random), images, [EMBEDDED_LEVEL], "encoding frames, random weights"
     )

@@ -52,6 +52,7 @@ class Trajectory:
         success: (T,) bool, whether the task was done after the step.
         energy_j: (T,) mechanical work, J.
         damages: (T,) number of damage events.
+        expert_obs: (T, 39) privileged observations before each action, for labels only.
         frames: (T, H, W, 3) pictures, if they were kept.
     """
 
@@ -65,6 +66,7 @@ class Trajectory:
     success: list[bool] = field(default_factory=list)
     energy_j: list[float] = field(default_factory=list)
     damages: list[int] = field(default_factory=list)
+    expert_obs: list[np.ndarray] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
 
     @property
@@ -184,6 +186,7 @@ class ClosedLoop:
             if running is not None:
                 running.observe(decision.observed, index)
                 running.action.append(decision.action[index])
+                running.expert_obs.append(self._expert[index].copy())
                 if self._keep:
                     running.frames.append(images[index].copy())
         self._env.step_async(decision.action)

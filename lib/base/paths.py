@@ -18,6 +18,7 @@ RAW_ISAAC = ROOT / "data" / "raw" / "isaac"
 
 PHASE1 = ROOT / "data" / "phase1"
 SIMA2_EPISODES = PHASE1 / "sima2.hdf5"
+VIEWS = PHASE1 / "views.hdf5"
 ROS_EPISODES = PHASE1 / "ros.hdf5"
 ISAAC_EPISODES = PHASE1 / "isaac.hdf5"
 MANIFEST = PHASE1 / "manifest.json"

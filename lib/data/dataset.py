@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,31 @@ class Dataset:
         ]
         return np.concatenate([np.arange(e.start, e.stop, every) for e in chosen] or [np.arange(0)])
 
+    def part(self, keep: Callable[[Reference], bool]) -> Dataset:
+        """Returns a dataset with some of the episodes; the arrays stay whole.
+
+        Args:
+            keep: Whether an episode is kept.
+        """
+        return Dataset(self.arrays, [e for e in self.episodes if keep(e)])
+
+    def draw(self, rows: np.ndarray, count: int, rng: torch.Generator) -> np.ndarray:
+        """Draws rows with replacement: first an episode, then one of its rows.
+
+        Pictures of one episode resemble each other. So every episode counts alike, whether it is
+        long or holds a few single steps.
+
+        Args:
+            rows: Rows to draw from, in rising order.
+            count: Number of rows.
+            rng: Random generator.
+        """
+        bounds = np.searchsorted(rows, [(e.start, e.stop) for e in self.episodes])
+        bounds = bounds[bounds[:, 0] < bounds[:, 1]]
+        picked = bounds[torch.randint(len(bounds), (count,), generator=rng).numpy()]
+        shares = torch.rand(count, generator=rng, dtype=torch.float64).numpy()
+        return rows[picked[:, 0] + (shares * (picked[:, 1] - picked[:, 0])).astype(int)]
+
     def seen(self, rows: np.ndarray) -> np.ndarray:
         """Returns the given rows without the rows in which the image is black (a dropped frame).
 
@@ -158,7 +183,10 @@ def _is(reference: Reference, visual: bool | None) -> bool:
 
 
 def load_dataset(
-    consumer: str, fields: Sequence[str], splits: Sequence[str] = episode.SPLITS
+    consumer: str,
+    fields: Sequence[str],
+    splits: Sequence[str] = episode.SPLITS,
+    sources: Sequence[str] = tuple(SOURCES),
 ) -> Dataset:
     """Loads the steps that a stage may use.
 
@@ -166,20 +194,24 @@ def load_dataset(
         consumer: Stage that uses the steps, one of CONSUMERS.
         fields: Arrays to load, by their path in a demo's group, e.g. ``obs/image``, ``actions``.
         splits: Names of splits.
+        sources: Names of sources.
 
     Raises:
         UserError: If no episode is usable.
     """
-    entries = dict(_usable(read_manifest(), consumer))
-    entries = {name: entry for name, entry in entries.items() if entry["split"] in splits}
+    entries = {
+        name: entry
+        for name, entry in _usable(read_manifest(), consumer)
+        if entry["split"] in splits and entry["source"] in sources
+    }
     if not entries:
         raise UserError(
             f"{relative(MANIFEST)}: no episode is usable for {consumer}; it says why for each"
         )
     total = sum(entry["steps"] for entry in entries.values())
     dataset, row = Dataset({}), 0
-    for source, path in SOURCES.items():
-        for item in episode.read(path, splits=splits, fields=fields):
+    for source in (name for name in sources if any(e["source"] == name for e in entries.values())):
+        for item in episode.read(SOURCES[source], splits=splits, fields=fields):
             entry = entries.get(f"{source}/{item.key}")
             if entry is None:
                 continue

@@ -10,16 +10,26 @@ import numpy as np
 
 from lib.base.errors import UserError
 from lib.base.files import read_json
-from lib.base.paths import ISAAC_EPISODES, MANIFEST, ROS_EPISODES, SIMA2_EPISODES, relative
+from lib.base.paths import (
+    ISAAC_EPISODES,
+    MANIFEST,
+    ROS_EPISODES,
+    SIMA2_EPISODES,
+    VIEWS,
+    relative,
+)
 from lib.episode import PRIMITIVES
 
 SCHEMA = 2
 CONSUMERS = ("vision", "rnn", "segmenter", "policy")
 SOURCES: dict[str, Path] = {
     "sima2": SIMA2_EPISODES,
+    "views": VIEWS,
     "ros": ROS_EPISODES,
     "isaac": ISAAC_EPISODES,
 }
+SIMULATED = ("sima2", "views")
+"""Sources whose episodes hold the true state and exact pixel labels."""
 
 
 def read_manifest(path: Path = MANIFEST) -> dict[str, Any]:

@@ -48,10 +48,12 @@ OBJECTIVES = ("task", "econ", "energy")
 # source uses them to label its pixels and every segmenter predicts them.
 PRIMITIVES = ("background", "table", "arm", "gripper", "drawer_case", "drawer", "handle")
 
-# Columns of labels/state, (T, 8): position of the hand, m; opening of the gripper, share of its
-# span; position of the handle, m; opening of the drawer, m. The first seven columns are the first
-# seven values of Meta-World's observation.
+# Columns of labels/state, (T, 11): position of the hand, m; opening of the gripper, share of its
+# span; position of the handle, m; opening of the drawer, m; x and y of the whole drawer, m; its
+# turn around the vertical axis, radians. The first seven columns are the first seven values of
+# Meta-World's observation.
 STATE_HAND, STATE_GRIPPER, STATE_HANDLE, STATE_OPENING = slice(0, 3), 3, slice(4, 7), 7
+STATE_PLACE, STATE_YAW = slice(8, 10), 10
 
 # Phases of a manipulation; the index is the value in labels/skill: approach, take hold, move the
 # part, and return after the hold was lost.

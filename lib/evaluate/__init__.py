@@ -15,7 +15,7 @@ class Evaluate(Section):
     suite: Literal["test", "dev"]
     seed: Seed
     episodes: Count
-    cloned_episodes: Count
+    other_episodes: Count
     baseline_episodes: Count
     exchange_episodes: Count
     horizon: Horizon

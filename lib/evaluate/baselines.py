@@ -33,12 +33,15 @@ from lib.models.encoder import FrozenBackbone
 from lib.sim.env import ACTION_SIZE, EXPERT_OBS_SIZE
 from lib.sim.experts import TURN, FastScript
 from lib.sim.skills import GRASP_OFFSET_M, skill_phase
+from lib.sim.stress import NOMINAL, Stress
 
 T = TypeVar("T")
 
 NEAREST_LEVEL = "p4"  # pyramid level whose features tell which training episode is alike
 FIRST_POSITIONS = 3  # positions on which every recording is replayed
 FINALISTS = 4  # recordings that are then replayed on all positions
+# Parts are exchanged in the world as it is, and where pictures are missing: there memory can help.
+EXCHANGE_SUITES = {"nominal": NOMINAL, "dropout": Stress(dropout=1.0)}
 
 
 class Blindfolded:
@@ -171,12 +174,12 @@ def best_replay(suite: Suite, recordings: Sequence[np.ndarray]) -> list[Trajecto
     every = [recording for recording in recordings for _ in few]
     runs = suite.run("replays", in_turn(every), few * len(recordings))
     counts = np.array([t.succeeded for t in runs]).reshape(len(recordings), len(few)).sum(1)
-    best: list[Trajectory] = []
+    finals = []
     for index in np.argsort(-counts, kind="stable")[:FINALISTS]:
         trials = suite.trials(linger=0)
-        again = suite.run(f"replay {index}", in_turn([recordings[index]] * len(trials)), trials)
-        best = max(best, again, key=lambda runs: sum(t.succeeded for t in runs))
-    return best
+        again = in_turn([recordings[index]] * len(trials))
+        finals.append(suite.run(f"replay {index}", again, trials))
+    return max(finals, key=lambda runs: sum(t.succeeded for t in runs))
 
 
 def nearest_replay(
@@ -323,7 +326,7 @@ class Exchanged:
 
 def exchanged(
     suite: Suite, policy: Agent, own: Sequence[Trajectory], count: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, dict[str, float]]]:
     """Runs the policy with one group of its observation after the other exchanged.
 
     Args:
@@ -333,20 +336,24 @@ def exchanged(
         count: Number of positions, from the first one.
 
     Returns:
-        Success with its interval and mean steps by group; ``nothing`` is the policy itself on the
-        same positions.
+        Success with its interval and mean steps by name of EXCHANGE_SUITES and by group;
+        ``nothing`` is the policy itself on the same positions.
     """
     if not isinstance(policy, PolicyAgent):
         return {}
-    donors = own[:count]
-    runs = {"nothing": donors}
-    for group in GROUPS:
-        agent = Exchanged(policy, group, donors)
-        runs[group] = suite.run(f"{group} exchanged", agent, suite.trials(count, linger=0))
-    return {
-        group: {
-            **opened(some),
-            "steps_mean": round(float(np.mean([t.steps for t in some])), 6),
+    found = {}
+    for name, stress in EXCHANGE_SUITES.items():
+        trials = suite.trials(count, linger=0, stress=stress)
+        donors = own[:count] if stress == NOMINAL else suite.run(name, policy, trials)
+        runs = {"nothing": donors}
+        for group in GROUPS:
+            agent = Exchanged(policy, group, donors)
+            runs[group] = suite.run(f"{name}, {group} exchanged", agent, trials)
+        found[name] = {
+            group: {
+                **opened(some),
+                "steps_mean": round(float(np.mean([t.steps for t in some])), 6),
+            }
+            for group, some in runs.items()
         }
-        for group, some in runs.items()
-    }
+    return found

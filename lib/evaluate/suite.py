@@ -9,19 +9,47 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lib.agent.agents import Agent
+from lib.agent.agents import Agent, ScriptAgent, load_policy
 from lib.agent.closed_loop import Trajectory, Trial, run_episodes
 from lib.agent.vector import make_vector_env
 from lib.base.console import say, timed
-from lib.evaluate.robot import success_rate
+from lib.base.paths import CLONED_POLICY, POLICY
+from lib.evaluate.robot import brief, success_rate
+from lib.learning.device import Autocast
 from lib.media import beside, contact_sheet, save, write_video
-from lib.sim.stress import STRESS_KINDS, Stress
+from lib.sim.experts import FastScript, ScriptedExpert
+from lib.sim.stress import NOMINAL, Stress
+from lib.sim.tasks import get_task
 
 MOMENTS = 8  # frames of each episode on the picture sheet
 AFTER_SUCCESS = 5  # control steps that a film shows after the first success
 # Environments for agents that need no pixels. Few are enough: most of these agents have no batch to
 # fill, and each environment takes a while to start.
 BLIND_ENVS = 4
+CONTROL = "nominal"  # the same positions without stress, among the kinds of stress
+
+
+def load_robots(task: str, autocast: Autocast) -> dict[str, Agent]:
+    """Loads the agents that are tested on all positions.
+
+    Args:
+        task: Name of the task.
+        autocast: Context in which the networks run.
+
+    Returns:
+        ``policy``, ``cloned``, ``scripted`` and ``fast_script``. If policy.use_neural was false,
+        the scripted expert takes the place of the policy.
+
+    Raises:
+        UserError: If a checkpoint is missing or damaged.
+    """
+    expert = ScriptAgent(ScriptedExpert(get_task(task)))
+    return {
+        "policy": load_policy(POLICY, autocast) or expert,
+        "cloned": load_policy(CLONED_POLICY, autocast) or expert,
+        "scripted": expert,
+        "fast_script": ScriptAgent(FastScript()),
+    }
 
 
 class Suite:
@@ -29,6 +57,9 @@ class Suite:
 
     Episodes run to the horizon, so that success at the last step can be measured too, unless a
     trial asks for an earlier end. Agents that need no pixels run in environments that render none.
+
+    Attributes:
+        seeds: Reset seed of each test position.
     """
 
     def __init__(self, num_envs: int, seeds: Sequence[int], **options: Any) -> None:
@@ -39,7 +70,7 @@ class Suite:
             seeds: Reset seed of each test position.
             **options: Arguments of ``make_env``.
         """
-        self._seeds = list(seeds)
+        self.seeds = list(seeds)
         counts = {True: num_envs, False: min(num_envs, BLIND_ENVS)}
         self._environments = {
             pixels: make_vector_env(count, **options, render=pixels, linger=None)
@@ -96,29 +127,45 @@ class Suite:
             count: Number of positions to use, from the first one; by default all.
             **asked: Fields that all trials share: stress, weights or linger.
         """
-        return [Trial(seed, **asked) for seed in self._seeds[:count]]
+        return [Trial(seed, **asked) for seed in self.seeds[:count]]
+
+    def brief(self, runs: Mapping[str, Sequence[Trajectory]]) -> dict[str, dict[str, float]]:
+        """Returns a few figures of each agent; see ``lib.evaluate.robot.brief``.
+
+        Args:
+            runs: Trajectories by name of the agent.
+        """
+        limits = self.positions
+        return {name: brief(trajectories, *limits) for name, trajectories in runs.items()}
 
     def stressed(
-        self, agents: Mapping[str, Agent], severities: Mapping[float, int]
+        self, agents: Mapping[str, Agent], severities: Mapping[float, int], kinds: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """Runs agents under each kind of stress.
+        """Runs agents under each kind of stress, and without any on the same positions.
 
         Args:
             agents: Agents by name.
             severities: Number of positions by severity.
+            kinds: Kinds of stress.
 
         Returns:
-            One row per severity and kind: ``kind``, ``severity``, ``episodes`` (of each agent),
-            and under the name of each agent the share of its episodes with success at any step,
-            with the interval from ``success_rate``.
+            One row per severity and kind, and one of the kind ``nominal`` per severity: ``kind``,
+            ``severity``, ``episodes`` (of each agent), and under the name of each agent the share
+            of its episodes with success at any step, with the interval from ``success_rate``.
         """
         rows: list[dict[str, Any]] = [
             {"kind": kind, "severity": severity, "episodes": count}
             for severity, count in severities.items()
-            for kind in STRESS_KINDS
+            for kind in (CONTROL, *kinds)
         ]
         trials = [
-            self.trials(row["episodes"], stress=Stress(**{row["kind"]: row["severity"]}), linger=0)
+            self.trials(
+                row["episodes"],
+                stress=NOMINAL
+                if row["kind"] == CONTROL
+                else Stress(**{row["kind"]: row["severity"]}),
+                linger=0,
+            )
             for row in rows
         ]
         # All trials run in one call, so that no environment idles while the last episode of a kind

@@ -31,6 +31,15 @@ class Gates(Section):
     energy_wages: float
     stress_success_lowest: float
     stress_misgrasp: float
+    wide_scripted: float
+    wide_cloned: float
+    wide_replay: float
+    wide_replay_third: float
+    wide_black: float
+    wide_black_third: float
+    wide_proprio: float
+    wide_proprio_third: float
+    metaworld_policy: float
     probe_min_r2: float
     probe_gain_r2: float
     probe_stress_min_r2: float
@@ -90,6 +99,15 @@ GATES = (
     Gate("energy_wages", "evaluate.json", "presets.energy.wage_parity"),
     Gate("stress_success_lowest", "evaluate.json", "stress.*.success_any"),
     Gate("stress_misgrasp", "evaluate.json", "stress.misgrasp.success_any"),
+    Gate("wide_scripted", "evaluate.json", "wide.scripted.success_any"),
+    Gate("wide_cloned", "evaluate.json", "wide.cloned.success_any"),
+    Gate("wide_replay", "evaluate.json", "wide.replay.success_any", at_most=True),
+    Gate("wide_replay_third", "evaluate.json", "wide.replay.best_third", at_most=True),
+    Gate("wide_black", "evaluate.json", "wide.black.success_any", at_most=True),
+    Gate("wide_black_third", "evaluate.json", "wide.black.best_third", at_most=True),
+    Gate("wide_proprio", "evaluate.json", "wide.proprio_only.success_any", at_most=True),
+    Gate("wide_proprio_third", "evaluate.json", "wide.proprio_only.best_third", at_most=True),
+    Gate("metaworld_policy", "evaluate.json", "metaworld.policy.success_any"),
     Gate("probe_min_r2", "vision.json", "probe.min_r2"),
     Gate("probe_gain_r2", "vision.json", "probe.min_r2", minus="probe_random.min_r2"),
     Gate("probe_stress_min_r2", "vision.json", "probe_stress.min_r2"),

@@ -13,7 +13,7 @@ from lib.base.console import track
 from lib.base.errors import UserError
 from lib.base.files import read_json
 from lib.base.paths import relative
-from lib.data.manifest import CONSUMERS, SCHEMA, SOURCES
+from lib.data.manifest import CONSUMERS, SCHEMA, SIMULATED, SOURCES
 from lib.episode import PRIMITIVES, Episode
 from lib.episode.check import problems
 from lib.models.heuristic import HeuristicSegmenter
@@ -50,6 +50,8 @@ def why_not(item: Episode, task: str) -> dict[str, bool | str]:
         elif consumer == "segmenter":
             labelled = "segmentation" in item.labels
             verdict[consumer] = labelled or "has no pixel labels"
+        elif item.tags.get("views"):
+            verdict[consumer] = "single steps, which do not follow each other"
         elif not same_robot:
             space = item.tags.get("action_space", "unknown")
             verdict[consumer] = f"another action space ({space})"
@@ -155,7 +157,7 @@ def build_manifest(
     reports = {
         source: read_json(path.with_name(f"{source}_skipped.json"))
         for source, path in SOURCES.items()
-        if source != "sima2"
+        if source not in SIMULATED
     }
     skipped = {source: report.get("skipped", []) for source, report in reports.items()}
     manifest = {

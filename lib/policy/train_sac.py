@@ -5,7 +5,7 @@ that are vectors over the objectives. The preference weights w are an input of t
 CAPQL (Lu et al. 2023): targets are vectors, and the actor maximises w . Q. Half of each batch is
 recorded data (RLPD, Ball et al. 2023). Returns span n steps. The critics are an ensemble of four
 (REDQ, Chen et al. 2021). A cloning term, annealed to a floor, keeps the actor near the expert
-while the critics are still inaccurate.
+while the critics are still inaccurate, on recorded states and on those that the robot visits.
 
 Tensor suffixes: B batch, K objectives, N critics, A action.
 """
@@ -219,6 +219,7 @@ def train_sac(
     replay: Replay,
     env: Any,
     seeds: Callable[[int], int],
+    teacher: Callable[[np.ndarray], np.ndarray],
     validate: Callable[[Sequence[float]], Validation],
     settings: Policy,
     safety: Safety,
@@ -232,6 +233,8 @@ def train_sac(
         replay: Replay buffer of recorded transitions.
         env: Environments from ``make_vector_env``.
         seeds: Function from the index of a training episode to its reset seed.
+        teacher: The scripted expert: function from a privileged observation to an action, of which
+            the cloning loss makes labels.
         validate: Function that runs the agent under a preference on the validation positions.
         settings: Training settings.
         safety: Settings of the gradient clipping and the NaN guard.
@@ -324,7 +327,7 @@ def train_sac(
         # The simulators do not use the processors fully, so the learner runs at the same time. It
         # does not yet use the transitions of the present step.
         for trajectory in loop.step(meanwhile=learn):
-            _remember(online, trajectory)
+            _remember(online, trajectory, teacher)
         if due and done + steps_each >= due[0]:
             # Validation uses the environments and the memory of the agent, so a new loop starts.
             check(done + steps_each)
@@ -352,7 +355,9 @@ def sample_mixed(recorded: Replay, online: Replay, count: int, rng: np.random.Ge
     return Batch.join(recorded.sample(half, rng), online.sample(half, rng))
 
 
-def _remember(online: Replay, trajectory: Trajectory) -> None:
+def _remember(
+    online: Replay, trajectory: Trajectory, teacher: Callable[[np.ndarray], np.ndarray]
+) -> None:
     """Adds an episode to the replay buffer, in two parts if its success lasted to the end.
 
     A lasting success terminates the first part; the steps after it are the second part. A drawer
@@ -360,13 +365,19 @@ def _remember(online: Replay, trajectory: Trajectory) -> None:
     is known to be zero from the start of training, as if the episode ended there. A success that
     did not last does not terminate the episode; otherwise the robot would learn to let the drawer
     slam and bounce back.
+
+    The cloning loss also gets what the expert would have done at each of these steps (DAgger, Ross
+    et al. 2011, arXiv 1011.0686). Recorded successes hold neither the states into which the policy
+    gets itself nor those after a success; without the expert's word on them it forgot both.
     """
     names = ("observation", "skill", "severity", "action", "reward")
     arrays = [np.array(getattr(trajectory, name)) for name in names]
+    expert = np.stack([teacher(seen) for seen in trajectory.expert_obs])
     done = trajectory.steps - 1  # the step of the first success, if there is one
     if not all(trajectory.success[done:]):
-        online.add(*arrays, terminated=False)
+        online.add(*arrays, terminated=False, expert_TA=expert)
         return
     for part, terminated in ((slice(done + 1), True), (slice(done + 1, None), False)):
         if trajectory.success[part]:
-            online.add(*(array[part] for array in arrays), terminated=terminated)
+            values = (array[part] for array in arrays)
+            online.add(*values, terminated=terminated, expert_TA=expert[part])

@@ -130,12 +130,13 @@ class ThresholdCurve:
 
 
 def stressed_episodes(
-    task: str, seed: int, count: int, severity: float, image_size: int
+    task: str, world: str, seed: int, count: int, severity: float, image_size: int
 ) -> Dataset:
     """Rolls out the expert under changed light and camera pose, both at exactly one severity.
 
     Args:
         task: Name of a task in lib/sim/tasks.py.
+        world: World of the rollouts.
         seed: Seed of the positions, which are drawn from a stream that only this function uses.
         count: Number of episodes.
         severity: Severity of the light stress and of the camera stress, in [0, 1].
@@ -144,7 +145,7 @@ def stressed_episodes(
     Returns:
         Test episodes with ``obs/image`` and ``labels/segmentation``.
     """
-    asked = RolloutRequest(task, seed, image_size, STRESS_HORIZON, stream=STRESS_STREAM)
+    asked = RolloutRequest(task, world, seed, image_size, STRESS_HORIZON, stream=STRESS_STREAM)
     rollouts = stressed_rollouts(asked, [Stress(light=severity, camera=severity)] * count)
     references: list[Reference] = []
     images, labels = [], []

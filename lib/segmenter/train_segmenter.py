@@ -136,8 +136,7 @@ def train_segmenter(
     balance = class_balance(labels[counted], trust_in(counted)).to(fabric.device)
 
     def losses_of_step(step: int) -> dict[str, Tensor]:
-        pick = torch.randint(len(rows), (settings.batch_size,), generator=generator)
-        chosen = rows[pick.numpy()]
+        chosen = dataset.draw(rows, settings.batch_size, generator)
         primitive = labels[chosen]
         boundary = torch.from_numpy(boundary_of(primitive))
         primitive = torch.from_numpy(primitive).long()

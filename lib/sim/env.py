@@ -21,12 +21,12 @@ from scipy.stats import qmc
 from lib.base.seeds import named_seed
 from lib.episode import OBJECTIVES, STATE_HAND, STATE_HANDLE, STATE_OPENING
 from lib.sim import economics
-from lib.sim.scene import Scene
+from lib.sim.scene import Scene, camera_place
 from lib.sim.simulation import Simulation
 from lib.sim.skills import skill_phase
-from lib.sim.stress import PUSH_STEPS, STRESS_KINDS, Stress, draw
+from lib.sim.stress import PUSH_STEPS, STRESS_KINDS, Disturbance, Stress, draw
 from lib.sim.tasks import get_task
-from lib.sim.world import WORLDS, Furniture, draw_world, starts
+from lib.sim.world import PLAIN, WORLDS, Furniture, World, disturb, draw_world, starts
 
 ACTION_REPEAT = 2  # Meta-World steps per action; each is five simulation steps of 2.5 ms
 WORLD_STEP_S = 0.0125
@@ -46,6 +46,7 @@ DEFAULT_PRICES = {
 }
 
 
+NOTHING = draw(Stress(), np.random.default_rng(0))  # the disturbances of an undisturbed episode
 ACTION_SIZE = 4  # displacement of the hand (3) and the gripper, in [-1, 1]
 EXPERT_OBS_SIZE = 39  # size of Meta-World's own observation, which only scripted experts receive
 
@@ -128,10 +129,10 @@ class ManipulationEnv(gym.Env):
     task progress (Meta-World's dense reward / 10 - 1, in [-1, 0]), economic value, energy.
 
     ``info`` holds values that only labels, baselines and metrics may use: ``success``, ``skill``,
-    ``state`` (hand xyz, gripper, handle xyz, opening, m), ``expert_obs`` (Meta-World's observation,
+    ``state`` (columns as of labels/state in lib/episode), ``expert_obs`` (Meta-World's observation,
     (39,), with the hand position that the sensor reports), ``true_obs`` (the same with the true
     hand position), ``energy_j``, ``damages``, ``executed`` (the action after noise), and
-    ``stress``, (9,), the severity of each of STRESS_KINDS that is active, else 0. For the kinds in
+    ``stress``, (14,), the severity of each of STRESS_KINDS that is active, else 0. For the kinds in
     SENSED_KINDS it refers to this observation, for the other kinds to the step before it.
     """
 
@@ -188,8 +189,7 @@ class ManipulationEnv(gym.Env):
         self._furniture = Furniture(model, self.task) if wide else None
         self._scene: Scene | None = None
         if render:
-            # The survey of what is never seen looked at Meta-World's own starts only.
-            self._scene = Scene(model, self._sim.data, self.task, image_size, cull=not wide)
+            self._scene = Scene(model, self._sim.data, self.task, image_size)
         self._stress = stress or Stress()
         self._prices = {**DEFAULT_PRICES, **(prices or {})}
         self._horizon, self._linger = horizon, linger
@@ -220,20 +220,20 @@ class ManipulationEnv(gym.Env):
         Args:
             seed: Seed of everything random in the episode; ``None`` continues with the current
                 random generator.
-            options: ``stress``: a Stress for this and the following episodes.
+            options: ``stress``: a Stress for this and the following episodes. ``pictures``: whether
+                this episode's observations hold pictures (by default they do); ``render`` and
+                ``canonical`` work in any case.
         """
         super().reset(seed=seed)
         self._stress = (options or {}).get("stress", self._stress)
-        start = self.np_random.uniform(*self.positions)
+        self._pictures = (options or {}).get("pictures", True)
+        self._start = self.np_random.uniform(*self.positions)
         self._drawn = drawn = draw(self._stress, self.np_random)
-        world = draw_world(self._world_kind, start, self.np_random)
+        self._world = world = self._draw_world(self._stress, self.np_random)
         model = self._sim.model
         model.dof_damping[self._dof] = self._damping * drawn.damping * world.damping
         model.dof_frictionloss[self._dof] = drawn.friction + world.friction
-        if self._furniture:
-            self._furniture.arrange(world)
-        if self._scene:
-            self._scene.disturb(drawn.light * world.light, drawn.camera + world.camera)
+        self._dress(world, drawn)
         raw = self._sim.reset(world.position, world.yaw, world.hand)
         self._step, self._slip_left, self._slipped = 0, 0, False
         self._had_hold = np.zeros(1, bool)
@@ -304,6 +304,61 @@ class ManipulationEnv(gym.Env):
         info = self._info(raw, executed.astype(np.float32), energy, damages, success)
         return observation, reward, terminated, truncated, info
 
+    def _draw_world(self, stress: Stress, rng: np.random.Generator) -> World:
+        world = draw_world(self._world_kind, self._start, rng)
+        return disturb(world, stress, camera_place(self.task.camera), rng)
+
+    def _dress(self, world: World, drawn: Disturbance) -> None:
+        if self._furniture:
+            self._furniture.arrange(world)
+        if self._scene:
+            self._scene.disturb(drawn.light * world.light, drawn.camera + world.camera)
+
+    def _redress(self, world: World, drawn: Disturbance) -> None:
+        self._dress(world, drawn)
+        mujoco.mj_kinematics(self._sim.model, self._sim.data)
+
+    def redress(self, stress: Stress, rng: np.random.Generator) -> None:
+        """Gives the scene another look in the middle of an episode, as if it were another world.
+
+        Colours, textures, light, camera and the objects that stand about are drawn anew. Hand and
+        parts stay where they are.
+
+        Args:
+            stress: Severities of LOOK_KINDS.
+            rng: Random generator.
+
+        Raises:
+            ValueError: If the world is Meta-World's own, which has one look only.
+        """
+        if not self._furniture:
+            raise ValueError("the world of Meta-World has one look only")
+        drawn = draw(stress, rng)
+        self._redress(self._draw_world(stress, rng), drawn)
+
+    def canonical(self) -> np.ndarray:
+        """Returns the canonical picture of the scene as it is now, (H, W, 3) uint8.
+
+        It shows hand and parts as they stand, always in the same vivid colours, under the same
+        light, from the same camera, without arm and without objects that stand about: what a
+        picture holds that does not depend on its look (James et al. 2019, "Sim-to-Real via
+        Sim-to-Sim", arXiv 1812.07252). Afterwards the scene has this look; ``redress`` gives it
+        another one.
+
+        Raises:
+            ValueError: If the environment renders nothing, or the world is Meta-World's own.
+        """
+        if self._scene is None or not self._furniture:
+            raise ValueError("a canonical picture needs render=True and the wide world")
+        empty = np.zeros_like(self._world.clutter)
+        self._redress(World(self._world.position, look=PLAIN, clutter=empty), NOTHING)
+        return self._scene.rgb(arm=False)
+
+    @property
+    def world(self) -> World:
+        """What was drawn for this episode."""
+        return self._world
+
     def _disturbed(self, action: np.ndarray) -> np.ndarray:
         drawn = self._drawn
         noise = self.np_random.normal(size=4) * drawn.action_noise_std
@@ -359,7 +414,7 @@ class ManipulationEnv(gym.Env):
         proprio[:3] += drawn.hand_offset.astype(np.float32)
         # Drawn even if no images are rendered: the motion must not depend on rendering.
         dropped = self.np_random.random() < drawn.dropout
-        if self._scene is None or dropped:
+        if self._scene is None or dropped or not self._pictures:
             image = self._black.copy()
         else:
             image = self._scene.rgb()
@@ -379,7 +434,15 @@ class ManipulationEnv(gym.Env):
         return {
             "success": success,
             "skill": int(skill[0]),
-            "state": np.concatenate([raw[:STATE_OPENING], [self._opening()]]).astype(np.float32),
+            "state": np.array(
+                [
+                    *raw[:STATE_OPENING],
+                    self._opening(),
+                    *self._world.position[:2],
+                    self._world.yaw,
+                ],
+                np.float32,
+            ),
             "expert_obs": expert_obs,
             "true_obs": raw,
             "energy_j": energy,

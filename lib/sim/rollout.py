@@ -13,22 +13,22 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from lib.episode import STATE_HAND, Episode
 from lib.params import Count, Horizon, Section, Share, check_shares
 from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed
 from lib.sim.experts import ScriptedExpert
 from lib.sim.skills import RECOVER
-from lib.sim.stress import SENSED_KINDS, STRESS_KINDS, Stress
+from lib.sim.stress import LOOK_KINDS, SENSED_KINDS, STRESS_KINDS, Stress, stress_kinds
 from lib.sim.tasks import Task
 from lib.sim.workers import ordered_map
+from lib.sim.world import World
 
 TEMPLATES = ("success", "failure", "recovery", "mixed")
-VISUAL_KINDS = ("light", "camera")
 SENSED = np.isin(STRESS_KINDS, SENSED_KINDS)
 LEGEND = {"labels/stress": STRESS_KINDS}
 """Column names of the rollout's arrays, for the argument ``legend`` of ``lib.episode.write``."""
@@ -57,6 +57,8 @@ class Phase1Sima2(Section):
     visual_share: Share
     visual_severity: Share
     detour_share: Share
+    view_rollouts: Annotated[int, Field(ge=0)]
+    views: Count
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Phase1Sima2:
@@ -79,17 +81,29 @@ class Plan(NamedTuple):
     detour: tuple[tuple[float, ...], ...] = ()
 
 
-def plan(index: int, seed: int, mix: Mapping[str, float], task: Task) -> Plan:
-    """Draws the plan of an episode; its randomness depends only on (seed, index).
+def plan(
+    index: int,
+    seed: int,
+    mix: Mapping[str, float],
+    task: Task,
+    *,
+    world: str = "metaworld",
+    stream: str = "plan",
+) -> Plan:
+    """Draws the plan of an episode; its randomness depends only on (seed, stream, index).
 
     Args:
         index: Number of the episode.
         seed: The data seed.
         mix: share_success, share_failure, share_recovery, share_mixed, action_noise,
-            visual_share, visual_severity, detour_share of params.yaml.
+            visual_share, visual_severity, detour_share of params.yaml. Looks (LOOK_KINDS) are
+            stressed together.
         task: Task that defines the free space for the waypoints of a detour.
+        world: One of WORLDS; it says which kinds of stress there are.
+        stream: Purpose of the episodes; each stream has its own plans.
     """
-    rng = np.random.default_rng(episode_seed(seed, index, "plan"))
+    rng = np.random.default_rng(episode_seed(seed, index, stream))
+    kinds = stress_kinds(world)
     shares = [mix[f"share_{name}"] for name in TEMPLATES]
     template = TEMPLATES[int(rng.choice(len(TEMPLATES), p=np.array(shares) / sum(shares)))]
     severities = {"action_noise": rng.uniform(0, mix["action_noise"])}
@@ -98,12 +112,13 @@ def plan(index: int, seed: int, mix: Mapping[str, float], task: Task) -> Plan:
     elif template == "recovery":
         severities["slip"] = rng.uniform(0.7, 1.0)
     elif template == "mixed":
-        for kind in STRESS_KINDS:
-            if kind not in VISUAL_KINDS and rng.random() < MIXED_SHARE:
+        for kind in kinds:
+            if kind not in LOOK_KINDS and rng.random() < MIXED_SHARE:
                 severities[kind] = rng.uniform(0, MIXED_SEVERITY)
     if rng.random() < mix["visual_share"]:
-        for kind in VISUAL_KINDS:
-            severities[kind] = rng.uniform(0, mix["visual_severity"])
+        for kind in LOOK_KINDS:
+            if kind in kinds:
+                severities[kind] = rng.uniform(0, mix["visual_severity"])
     away = rng.random() < mix["detour_share"]
     count = int(rng.integers(1, WAYPOINTS + 1)) if away else 0
     detour = tuple(tuple(rng.uniform(*task.free_space).tolist()) for _ in range(count))
@@ -139,14 +154,20 @@ class Detour:
 
 
 @lru_cache(maxsize=1)
-def _worker_env(
-    task: str, image_size: int, pictures: bool, horizon: int, prices: tuple
+def _cached_env(
+    task: str, world: str, image_size: int, pictures: bool, horizon: int, prices: tuple
 ) -> ManipulationEnv:
     # Each process builds one environment and reuses it. A second environment could disturb the
     # images of the first (Farama-Foundation/Metaworld#448), and building one takes as long as an
     # episode.
     env = ManipulationEnv(
-        task, image_size=image_size, render=pictures, horizon=horizon, prices=dict(prices)
+        task,
+        world=world,
+        image_size=image_size,
+        render=pictures,
+        horizon=horizon,
+        linger=None,  # whoever records says when an episode ends
+        prices=dict(prices),
     )
     atexit.register(env.close)  # closes it before the OpenGL library is unloaded
     # The objects loaded so far stay in use: garbage collection among them took a tenth of the time.
@@ -160,6 +181,7 @@ class RolloutRequest:
 
     Attributes:
         task: A name in lib/sim/tasks.py.
+        world: One of WORLDS.
         seed: The data seed.
         image_size: Width and height of the images, pixels.
         horizon: Largest number of control steps.
@@ -171,6 +193,7 @@ class RolloutRequest:
     """
 
     task: str
+    world: str
     seed: int
     image_size: int
     horizon: int
@@ -179,6 +202,18 @@ class RolloutRequest:
     stream: str = "rollout"
     pictures: bool = True
     pixel_labels: bool = True
+
+
+def worker_env(asked: RolloutRequest) -> ManipulationEnv:
+    """Returns the environment of this process; its episodes go on after success.
+
+    Args:
+        asked: Settings of the recording.
+    """
+    prices = tuple(sorted(asked.prices.items()))
+    return _cached_env(
+        asked.task, asked.world, asked.image_size, asked.pictures, asked.horizon, prices
+    )
 
 
 def rollout(asked: RolloutRequest, index: int, stress: Stress | None = None) -> Episode:
@@ -198,19 +233,21 @@ def rollout(asked: RolloutRequest, index: int, stress: Stress | None = None) -> 
         that image is black, it labels what the image would have shown.
     """
     labelled = asked.pictures and asked.pixel_labels
-    prices = tuple(sorted(asked.prices.items()))
-    env = _worker_env(asked.task, asked.image_size, asked.pictures, asked.horizon, prices)
+    env = worker_env(asked)
     expert = ScriptedExpert(env.task)
-    given = stress is not None
-    planned = Plan("given", stress) if given else plan(index, asked.seed, asked.mix, env.task)
+    planned = (
+        plan(index, asked.seed, asked.mix, env.task, world=asked.world)
+        if stress is None
+        else Plan("given", stress)
+    )
     stress, detour = planned.stress, Detour(planned.detour)
     observation, info = env.reset(
         seed=episode_seed(asked.seed, index, asked.stream), options={"stress": stress}
     )
     steps: dict[str, list[Any]] = defaultdict(list)
     late: deque[np.ndarray] = deque(maxlen=env.latency + 1)  # delayed like the images
-    terminated = truncated = False
-    while not (terminated or truncated):
+    success = truncated = False
+    while not (success or truncated):
         if asked.pictures:
             steps["image"].append(observation["image"])
         if labelled:
@@ -223,15 +260,16 @@ def rollout(asked: RolloutRequest, index: int, stress: Stress | None = None) -> 
         action = expert(info["expert_obs"])
         steps["expert_action"].append(expert(info["true_obs"]) if stress.misgrasp else action)
         action = detour(info["state"][STATE_HAND], action)
-        observation, reward, terminated, truncated, info = env.step(action)
+        observation, reward, _, truncated, info = env.step(action)
+        success = info["success"]
         steps["command"].append(action)
         steps["actions"].append(info["executed"])
         steps["vector"].append(reward)
-        steps["dones"].append(terminated)
+        steps["dones"].append(success)
         steps["stress"].append(np.where(SENSED, sensed, info["stress"]))
         steps["energy_j"].append(info["energy_j"])
         steps["damages"].append(info["damages"])
-    return _episode(f"{index:06d}", steps, asked.task, planned, bool(info["success"]))
+    return _episode(f"{index:06d}", steps, asked, planned, env.world)
 
 
 def stressed_rollouts(asked: RolloutRequest, stresses: Iterable[Stress]) -> Iterator[Episode]:
@@ -251,15 +289,16 @@ def stressed_rollouts(asked: RolloutRequest, stresses: Iterable[Stress]) -> Iter
 def _episode(
     key: str,
     steps: Mapping[str, list[Any]],
-    task: str,
+    asked: RolloutRequest,
     planned: Plan,
-    success: bool,
+    world: World,
 ) -> Episode:
     """Combines the steps of a rollout into an episode, with tags for the outcome."""
 
     def array(name: str, kind: type = np.float32) -> np.ndarray:
         return np.asarray(steps[name], kind)
 
+    success = bool(steps["dones"][-1])
     recovery = success and RECOVER in steps["skill"]
     proprio, vector, at_work = array("proprio"), array("vector"), array("stress")
     obs = {"eef_pos": proprio[:, :3], "gripper": proprio[:, 3:]}
@@ -287,8 +326,9 @@ def _episode(
         vector_rewards=vector,
         labels=labels,
         tags={
-            "task": task,
+            "task": asked.task,
             "backend": "mujoco",
+            "world": {"kind": asked.world, **world.facts()},
             "action_space": "eef_delta",
             "template": planned.template,
             "detour": len(planned.detour),
@@ -303,7 +343,7 @@ def _episode(
             },
             "ood_severity": round(severity, 6),
             "novelty_tier": 0 if severity == 0 else (1 if severity < 0.5 else 2),
-            "visual": any(kind in planned.stress.active() for kind in VISUAL_KINDS),
+            "visual": any(kind in planned.stress.active() for kind in LOOK_KINDS),
             "labels": "exact",
             "damages": int(sum(steps["damages"])),
         },

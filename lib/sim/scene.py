@@ -11,6 +11,7 @@ from lib.sim.tasks import Camera, Task
 
 HIDDEN_GROUP = 5  # a geom group that no camera draws
 COLLISION_GROUP = 4  # Meta-World keeps its collision shapes here
+ARM_GROUP = 2  # the arm's shapes, which the canonical picture leaves out
 
 
 def primitive_of_geoms(model: mujoco.MjModel, task: Task) -> np.ndarray:
@@ -32,6 +33,18 @@ def primitive_of_geoms(model: mujoco.MjModel, task: Task) -> np.ndarray:
     return table
 
 
+def camera_place(camera: Camera) -> np.ndarray:
+    """Returns the place of a camera, (3,) m.
+
+    Args:
+        camera: The camera.
+    """
+    azimuth, elevation = np.deg2rad([camera.azimuth, camera.elevation])
+    flat = np.cos(elevation)
+    ahead = np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
+    return np.asarray(camera.lookat) - camera.distance * ahead
+
+
 class Scene:
     """Renders one simulation from one camera.
 
@@ -41,6 +54,7 @@ class Scene:
     Attributes:
         view: The camera, at the pose that ``disturb`` has set.
         options: MuJoCo's options that say what is drawn.
+        without_arm: The same, for pictures that show the hand alone.
     """
 
     def __init__(
@@ -73,9 +87,14 @@ class Scene:
         if cull:
             self.hide_unseen_bodies()
             keep_seen(model, task.name)
-        self.options = mujoco.MjvOption()
-        self.options.sitegroup[:] = 0
-        self.options.geomgroup[3:] = 0
+        arm = [model.body(name).id for name in task.primitives["arm"]]
+        drawn = model.geom_group <= ARM_GROUP
+        model.geom_group[np.isin(model.geom_bodyid, arm) & drawn] = ARM_GROUP
+        self.options, self.without_arm = mujoco.MjvOption(), mujoco.MjvOption()
+        for options in (self.options, self.without_arm):
+            options.sitegroup[:] = 0
+            options.geomgroup[ARM_GROUP + 1 :] = 0
+        self.without_arm.geomgroup[ARM_GROUP] = 0
         self.view = mujoco.MjvCamera()
         self._renderer = mujoco.Renderer(model, size, size)
         self.disturb(np.ones(3), np.zeros(6))
@@ -101,16 +120,20 @@ class Scene:
         self.view.distance = pose.distance * (1 + camera[2])
         self.view.lookat[:] = np.asarray(pose.lookat) + camera[3:]
 
-    def _render(self) -> np.ndarray:
+    def _render(self, options: mujoco.MjvOption | None = None) -> np.ndarray:
         scene = self._renderer.scene
-        self._renderer.update_scene(self._data, self.view, self.options)
+        self._renderer.update_scene(self._data, self.view, options or self.options)
         scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         return self._renderer.render()
 
-    def rgb(self) -> np.ndarray:
-        """Returns the image, (H, W, 3) uint8."""
-        return self._render().copy()
+    def rgb(self, *, arm: bool = True) -> np.ndarray:
+        """Returns the image, (H, W, 3) uint8.
+
+        Args:
+            arm: Whether the arm is drawn; the hand always is.
+        """
+        return self._render(self.options if arm else self.without_arm).copy()
 
     def labels(self) -> np.ndarray:
         """Returns the primitive that each pixel shows, (H, W) uint8."""

@@ -22,6 +22,7 @@ FRAME = 18  # values of one time step in Meta-World's observation
 SETTLING_STEPS = 50  # control steps in which Meta-World lets the hand come to rest
 GRIPPER_SPAN_M = 0.1  # distance between the fingers when the gripper is fully open
 OUT_OF_THE_WAY = np.array([0.0, 3.0, 0.0])  # m; there the parts touch nothing
+HANDLE_Y = 5  # index into the observation; in the part's frame, opening lowers this value
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # everything that the next step depends on
 
 
@@ -160,7 +161,8 @@ class Simulation:
             action: (4,) float64 in [-1, 1].
 
         Returns:
-            (39,) Meta-World's observation, its dense reward in [0, 10], and success.
+            (39,) Meta-World's observation, its dense reward in [0, 10], and success. In a furnished
+            simulation, a part that is open further than asked counts as open, too.
         """
         model, data = self.model, self.data
         target = data.mocap_pos[0] + action[:3] * self._scale
@@ -179,7 +181,11 @@ class Simulation:
             for first in (0, 4):
                 judged[first : first + 3] = self._straight(obs[first : first + 3])
         reward, info = self.world.evaluate_state(judged, action)
-        return obs, float(reward), bool(info["success"])
+        success = bool(info["success"])
+        if self._parts:
+            # Meta-World takes a part that is 3 cm beyond the goal for one that is not open.
+            success = success or bool(judged[HANDLE_Y] < self.world._target_pos[1])
+        return obs, float(reward), success
 
     def _straight(self, point: np.ndarray) -> np.ndarray:
         """Returns where a point would be if the parts were not turned."""

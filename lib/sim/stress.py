@@ -25,6 +25,7 @@ CAMERA_SHARE = 0.08  # largest relative change of the distance
 CAMERA_M = 0.02  # largest shift of the point looked at, along each axis
 DROPOUT_SHARE = 0.4  # share of the frames that are black
 LATENCY_STEPS = 2  # control steps by which observations are delayed
+# Those of the kinds of WORLD_KINDS stand in lib/sim/world.py.
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Stress:
         camera: Changed camera pose.
         dropout: Black frames.
         latency: Delayed observations.
+        colours: Parts and table in almost the same colour.
+        texture: A chequered pattern on parts and table.
+        distractors: Bars in the colour of the handle that stand about.
+        hand_start: A start of the hand outside the usual space.
+        occlusion: An object that floats between the camera and the handle.
     """
 
     action_noise: float = 0.0
@@ -52,6 +58,11 @@ class Stress:
     camera: float = 0.0
     dropout: float = 0.0
     latency: float = 0.0
+    colours: float = 0.0
+    texture: float = 0.0
+    distractors: float = 0.0
+    hand_start: float = 0.0
+    occlusion: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the range.
@@ -71,8 +82,21 @@ class Stress:
 STRESS_KINDS = tuple(item.name for item in fields(Stress))
 NOMINAL = Stress()
 
+# Kinds that only the wide world has: Meta-World's own has no colours, objects or starts to change.
+WORLD_KINDS = ("colours", "texture", "distractors", "hand_start", "occlusion")
+# Kinds that change what the scene looks like, and nothing else.
+LOOK_KINDS = ("light", "camera", "colours", "texture", "distractors", "occlusion")
 # Kinds that change the observation itself; the others change the step that follows it.
-SENSED_KINDS = ("misgrasp", "light", "camera", "dropout", "latency")
+SENSED_KINDS = ("misgrasp", "dropout", "latency", *LOOK_KINDS)
+
+
+def stress_kinds(world: str) -> tuple[str, ...]:
+    """Returns the kinds of stress that a world has.
+
+    Args:
+        world: One of ``lib.sim.world.WORLDS``.
+    """
+    return tuple(kind for kind in STRESS_KINDS if world == "wide" or kind not in WORLD_KINDS)
 
 
 @dataclass(frozen=True)

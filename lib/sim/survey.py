@@ -1,13 +1,15 @@
 """Finds the triangles of the robot and the drawer that a camera ever sees, for ``lib.sim.faces``.
 
-    python -m lib.sim.survey         surveys every task again, about a minute each
+    python -m lib.sim.survey         surveys every task in every world again, some minutes each
 
-The survey looks at thousands of poses from stressed cameras. A triangle counts as seen if it faces
-the camera and one of its points is at most TOLERANCE_M behind the nearest surface at that pixel.
-In doubtful cases the triangle is kept and drawn.
+The survey looks at thousands of poses from stressed cameras, with and without the arm. A triangle
+counts as seen if it faces the camera and one of its points is at most TOLERANCE_M behind the
+nearest surface at that pixel. In doubtful cases the triangle is kept and drawn.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import mujoco
 import numpy as np
@@ -17,12 +19,14 @@ from lib.sim.env import ManipulationEnv
 from lib.sim.experts import ScriptedExpert
 from lib.sim.faces import FILE, mesh_key, mesh_rows
 from lib.sim.scene import Scene
-from lib.sim.stress import Stress, draw
+from lib.sim.stress import Stress, draw, stress_kinds
 from lib.sim.tasks import TASKS
+from lib.sim.world import WORLDS
 
 EPISODES, EVERY, CAMERAS = 120, 4, 2  # CAMERAS cameras look at the scene every EVERY steps
 SIZE = 384  # pixels of the depth pictures
 TOLERANCE_M = 0.003
+MOVED = ("action_noise", "misgrasp", "slip", "push", "hand_start")  # stress that moves the robot
 
 
 class Survey:
@@ -92,26 +96,26 @@ class Survey:
             self.seen[mesh][todo[(inside & (ahead <= depth[at])).any(1)]] = True
 
 
-def survey_task(name: str) -> dict[str, np.ndarray]:
+def survey_task(name: str, world: str) -> dict[str, np.ndarray]:
     """Surveys a task: random motion in a third of the episodes, the stressed expert in the others.
 
     Args:
         name: Name of the task.
+        world: One of WORLDS.
 
     Returns:
-        Packed bits by mesh key, one bit per triangle, for the survey's file.
+        Whether each triangle was seen, by mesh key.
     """
-    env = ManipulationEnv(name, render=False, horizon=75, linger=None)
+    env = ManipulationEnv(name, render=False, horizon=75, linger=None, world=world)
     model, data = env._sim.model, env._sim.data
     scene = Scene(model, data, env.task, 16, cull=False)
     scene.hide_unseen_bodies()
     survey, expert = Survey(model, data), ScriptedExpert(env.task)
     rng, action = np.random.default_rng(0), np.zeros(4)
+    kinds = [kind for kind in MOVED if kind in stress_kinds(world)]
     for episode in range(EPISODES):
-        drawn = rng.random(4) * (rng.random(4) < [1, 0.5, 0.5, 0.5])
-        stress = Stress(
-            **dict(zip(("action_noise", "misgrasp", "slip", "push"), drawn, strict=True))
-        )
+        drawn = rng.random(len(kinds)) * (rng.random(len(kinds)) < [1, *[0.5] * (len(kinds) - 1)])
+        stress = Stress(**dict(zip(kinds, drawn, strict=True)))
         _, info = env.reset(seed=episode, options={"stress": stress})
         for step in range(150):
             if episode % 3:
@@ -121,14 +125,21 @@ def survey_task(name: str) -> dict[str, np.ndarray]:
             _, _, _, _, info = env.step(action)
             for camera in range(CAMERAS if step % EVERY == 0 else 0):
                 pose = draw(Stress(camera=1.0), rng).camera if camera else np.zeros(6)
-                scene.disturb(np.ones(3), pose)
+                scene.disturb(np.ones(3), env.world.camera + pose)
                 survey.look(scene.view, scene.options)
-    return {mesh_key(name, model, mesh): np.packbits(seen) for mesh, seen in survey.seen.items()}
+            if world == "wide" and step % EVERY == 0:
+                scene.disturb(np.ones(3), np.zeros(6))
+                survey.look(scene.view, scene.without_arm)
+    return {mesh_key(name, model, mesh): seen for mesh, seen in survey.seen.items()}
 
 
 def main() -> None:
-    """Surveys every task and writes the survey's file."""
-    found = {key: bits for name in TASKS for key, bits in survey_task(name).items()}
+    """Surveys every task in every world and writes the survey's file."""
+    seen: dict[str, np.ndarray] = {}
+    for name, world in itertools.product(TASKS, WORLDS):
+        for key, triangles in survey_task(name, world).items():
+            seen[key] = triangles | seen.get(key, triangles)
+    found = {key: np.packbits(triangles) for key, triangles in sorted(seen.items())}
     with atomic(FILE) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, **found)  # ty: ignore[invalid-argument-type]
 

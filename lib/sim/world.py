@@ -10,12 +10,12 @@ depends only on the episode's random generator.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mujoco
 import numpy as np
 
-from lib.sim.stress import draw_camera, draw_light
+from lib.sim.stress import WORLD_KINDS, Stress, draw_camera, draw_light
 from lib.sim.tasks import Task
 
 WORLDS = ("wide", "metaworld")
@@ -51,7 +51,18 @@ BRIGHTNESS = (0.15, 0.9)  # of red, green and blue of each surface
 TOUCHING = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 CONTRAST = 0.35
 COLOUR_TRIES = 40
+# Magnitudes of stress at severity 1; the kinds stand in lib/sim/stress.py.
+COLOUR_SHARE = 0.85  # of the way from the colour of a surface to the one colour of all
+CHEQUERS = 4  # steps of contrast of the chequered pattern; the last is black and white
+DISTRACTORS = 5  # number of bars
+DISTRACTOR_M = (0.05, 0.012)  # half width and half height of a bar, as of the handle
+HAND_M = np.array([0.15, 0.0, 0.12])  # how far beyond the usual space the hand starts
+OCCLUDER_M = 0.055  # radius of the object between camera and handle
+OCCLUDER_AT = 0.45  # share of the way from the handle to the camera at which it floats
+HANDLE_HEIGHT_M = 0.09
 DRAWN_GROUP = 1  # geom group in which Meta-World keeps the visible shapes of parts and table
+# Red, green and blue of the canonical look, in the order of SURFACES, then of clutter.
+CANONICAL = ((0.15, 0.3, 0.9), (0.9, 0.85, 0.1), (0.9, 0.1, 0.1), (0.25, 0.25, 0.25), (0.0,) * 3)
 
 
 @dataclass(frozen=True)
@@ -60,11 +71,16 @@ class Look:
 
     Attributes:
         colours: (5, 3) red, green and blue in [0, 1] of case, drawer, handle, table and clutter.
-        textures: (4,) index into TEXTURES of case, drawer, handle and table.
+        textures: (4,) index into PATTERNS of case, drawer, handle and table.
     """
 
     colours: np.ndarray
     textures: np.ndarray
+
+
+PATTERNS = (*TEXTURES, *(f"chequers_{step}" for step in range(1, CHEQUERS + 1)))
+PLAIN = Look(np.array(CANONICAL), np.zeros(len(SURFACES), np.int64))
+"""The canonical look: every surface always has the same colour, and none has a texture."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,9 @@ class World:
         look: Colours and textures; None is Meta-World's.
         clutter: (N, 5) x, y (m), half width, half height (m) and turn (radians) of each object;
             an object of width 0 is absent.
+        distractors: (DISTRACTORS, 5) the same of bars; only stress puts them there.
+        occluder: (4,) x, y, z and radius (m) of an object that floats before the camera; with
+            radius 0 it is absent.
     """
 
     position: np.ndarray
@@ -93,6 +112,19 @@ class World:
     camera: np.ndarray = field(default_factory=lambda: np.zeros(6))
     look: Look | None = None
     clutter: np.ndarray = field(default_factory=lambda: np.zeros((0, 5)))
+    distractors: np.ndarray = field(default_factory=lambda: np.zeros((DISTRACTORS, 5)))
+    occluder: np.ndarray = field(default_factory=lambda: np.zeros(4))
+
+    def facts(self) -> dict[str, float]:
+        """Returns what differs from episode to episode, for the tags of a recording."""
+        x, y, _ = self.position.tolist()
+        facts = {"x": x, "y": y, "yaw_deg": math.degrees(self.yaw)}
+        if self.hand is not None:
+            names = ("hand_x", "hand_y", "hand_z")
+            facts |= dict(zip(names, self.hand.tolist(), strict=True))
+        facts |= {"damping": self.damping, "friction_n": self.friction}
+        facts["objects"] = int((self.clutter[:, 2] > 0).sum() + (self.distractors[:, 2] > 0).sum())
+        return {name: round(value, 4) for name, value in facts.items()}
 
 
 def turn_by(yaw: float) -> np.ndarray:
@@ -163,14 +195,48 @@ def _draw_colours(rng: np.random.Generator) -> np.ndarray:
     return sets[enough.argmax() if enough.any() else contrast.argmax()]
 
 
+class _Floor:
+    """Finds places for objects that stand in nobody's way."""
+
+    def __init__(self, start: np.ndarray) -> None:
+        """Takes the ways of part and hand.
+
+        Args:
+            start: The start, drawn within ``starts``.
+        """
+        (x, y, _), yaw = start[:3], start[3]
+        way = np.array([math.sin(yaw), -math.cos(yaw)])
+        self.handle = np.array([x, y]) + REACH_M * way
+        self._part = np.array([x, y]), self.handle + 0.2 * way
+        self._hand = start[4:6], self.handle
+
+    def place(
+        self, places_N2: np.ndarray, size: tuple[float, float], turn: float, others_N5: np.ndarray
+    ) -> np.ndarray:
+        """Returns an object at the first place that is free, as a row of ``World.clutter``.
+
+        Args:
+            places_N2: Places to try, m.
+            size: Half width and half height, m.
+            turn: Angle around the vertical axis, radians.
+            others_N5: Objects that stand already.
+
+        Returns:
+            Zeros if no place is free.
+        """
+        clear = (_distance(places_N2, *self._part) > PART_CLEARANCE_M) & (
+            _distance(places_N2, *self._hand) > HAND_CLEARANCE_M
+        )
+        for other in others_N5:
+            clear &= (other[2] == 0) | (np.linalg.norm(places_N2 - other[:2], axis=1) > 0.1)
+        if not clear.any():
+            return np.zeros(5)
+        return np.array([*places_N2[clear.argmax()], *size, turn])
+
+
 def _draw_clutter(start: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draws objects that stand in nobody's way; see ``World.clutter``."""
-    (x, y, _), yaw, hand = start[:3], start[3], start[4:6]
-    way = np.array([math.sin(yaw), -math.cos(yaw)])
-    middle = np.array([x, y])
-    handle = middle + REACH_M * way
-    opened = handle + 0.2 * way
-    clutter = np.zeros((len(CLUTTER), 5))
+    floor, clutter = _Floor(start), np.zeros((len(CLUTTER), 5))
     for index, name in enumerate(CLUTTER):
         there = rng.random() < CLUTTER_SHARE
         width, height = rng.uniform(*CLUTTER_M), rng.uniform(*CLUTTER_HEIGHT_M)
@@ -179,15 +245,52 @@ def _draw_clutter(start: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if name == "cylinder":
             height *= BOTTLE
             far, aside = rng.uniform(*BOTTLE_M, TRIES), rng.normal(0, 0.03, (TRIES, 2))
-            places = handle + far[:, None] * TO_CAMERA + aside
-        clear = (_distance(places, middle, opened) > PART_CLEARANCE_M) & (
-            _distance(places, hand, handle) > HAND_CLEARANCE_M
-        )
-        for other in clutter[:index]:
-            clear &= (other[2] == 0) | (np.linalg.norm(places - other[:2], axis=1) > 0.1)
-        if there and clear.any():
-            clutter[index] = [*places[clear.argmax()], width, height, turn]
+            places = floor.handle + far[:, None] * TO_CAMERA + aside
+        if there:
+            clutter[index] = floor.place(places, (width, height), turn, clutter[:index])
     return clutter
+
+
+def disturb(world: World, stress: Stress, camera: np.ndarray, rng: np.random.Generator) -> World:
+    """Applies the stress that only the wide world has.
+
+    Random numbers are drawn for every kind, even if it is not active. Switching on one kind
+    therefore leaves the others unchanged.
+
+    Args:
+        world: A wide world.
+        stress: Severity of each kind.
+        camera: (3,) place of the camera, m.
+        rng: The episode's random generator.
+    """
+    common, strip = rng.uniform(*BRIGHTNESS, 3), rng.integers(0, 2, 3)
+    places = rng.uniform(CLUTTER_LOW, CLUTTER_HIGH, (DISTRACTORS, TRIES, 2))
+    turns = rng.uniform(-math.pi, math.pi, DISTRACTORS)
+    if not any(getattr(stress, kind) for kind in WORLD_KINDS):
+        return world
+    if world.look is None or world.hand is None:
+        raise ValueError(f"only the wide world has the stress {', '.join(WORLD_KINDS)}")
+    colours, textures = world.look.colours.copy(), world.look.textures
+    parts = colours[: len(SURFACES)]
+    parts += COLOUR_SHARE * stress.colours * (common - parts)
+    contrast = math.ceil(stress.texture * CHEQUERS)
+    if contrast:
+        textures = np.full(len(SURFACES), len(TEXTURES) - 1 + contrast)
+    hand = world.hand + stress.hand_start * HAND_M * np.where(strip, 1, -1)
+    floor = _Floor(np.array([*world.position, world.yaw, *hand]))
+    distractors = np.zeros((DISTRACTORS, 5))
+    for index in range(round(stress.distractors * DISTRACTORS)):
+        others = np.concatenate([world.clutter, distractors[:index]])
+        distractors[index] = floor.place(places[index], DISTRACTOR_M, turns[index], others)
+    handle = np.array([*floor.handle, HANDLE_HEIGHT_M])
+    at = handle + OCCLUDER_AT * (camera - handle)
+    return replace(
+        world,
+        hand=hand,
+        look=Look(colours, textures),
+        distractors=distractors,
+        occluder=np.array([*at, OCCLUDER_M * stress.occlusion]),
+    )
 
 
 def _distance(points_N2: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -211,8 +314,27 @@ def furnish(spec: mujoco.MjSpec) -> None:
     for name in CLUTTER:
         body = spec.worldbody.add_body(name=f"clutter_{name}", pos=FAR)
         body.add_geom(name=f"clutter_{name}", type=kinds[name], size=[0.04] * 3, group=DRAWN_GROUP)
+    for index in range(DISTRACTORS):
+        body = spec.worldbody.add_body(name=f"distractor_{index}", pos=FAR)
+        width, height = DISTRACTOR_M
+        body.add_geom(type=kinds["box"], size=[width, height, height], group=DRAWN_GROUP)
+    body = spec.worldbody.add_body(name="occluder", pos=FAR)
+    # Nothing can touch it: it hides the scene, and must not get into the arm's way.
+    sphere = mujoco.mjtGeom.mjGEOM_SPHERE
+    body.add_geom(type=sphere, size=[0.01] * 3, group=DRAWN_GROUP, contype=0, conaffinity=0)
+    for step in range(1, CHEQUERS + 1):
+        light, dark = 0.5 + 0.5 * step / CHEQUERS, 0.5 - 0.5 * step / CHEQUERS
+        spec.add_texture(
+            name=f"chequers_{step}",
+            type=mujoco.mjtTexture.mjTEXTURE_CUBE,
+            builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
+            rgb1=[light] * 3,
+            rgb2=[dark] * 3,
+            width=64,
+            height=64,
+        )
     for surface in SURFACES:
-        for texture in TEXTURES:
+        for texture in PATTERNS:
             material = spec.add_material(name=f"{surface}_{texture or 'plain'}")
             material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture
     wall = spec.body("RetainingWall")
@@ -231,6 +353,8 @@ class Furniture:
         """
         self._model = model
         self._clutter = [model.body(f"clutter_{name}").id for name in CLUTTER]
+        self._distractors = [model.body(f"distractor_{i}").id for i in range(DISTRACTORS)]
+        self._occluder = model.body("occluder").id
         handle = model.geom(task.handle_geom).id
         drawn = (model.geom_group == DRAWN_GROUP) & (np.arange(model.ngeom) != handle)
         bodies = (task.case_body, task.part_body, "tablelink")
@@ -239,7 +363,7 @@ class Furniture:
         )
         self._geoms = (case, part, np.array([handle]), table)
         self._materials = [
-            [model.mat(f"{surface}_{texture or 'plain'}").id for texture in TEXTURES]
+            [model.mat(f"{surface}_{texture or 'plain'}").id for texture in PATTERNS]
             for surface in SURFACES
         ]
 
@@ -252,17 +376,31 @@ class Furniture:
         model, look = self._model, world.look
         if look is None:
             raise ValueError("the world of Meta-World has no colours of its own")
-        for (x, y, width, height, turn), body in zip(world.clutter, self._clutter, strict=True):
-            geom = int(model.body_geomadr[body])
-            model.body_pos[body] = (x, y, height) if width else FAR
-            model.body_quat[body] = math.cos(turn / 2), 0.0, 0.0, math.sin(turn / 2)
+        for row, body in zip(world.clutter, self._clutter, strict=True):
+            geom = self._stand(row, body)
+            _, _, width, height, _ = row
             if width:
                 round_ = model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CYLINDER
                 model.geom_size[geom] = (width, height, 0) if round_ else (width, width, height)
                 model.geom_rbound[geom] = math.sqrt(2 * width**2 + height**2)
             model.geom_rgba[geom, :3] = look.colours[-1]
+        for row, body in zip(world.distractors, self._distractors, strict=True):
+            model.geom_rgba[self._stand(row, body), :3] = look.colours[SURFACES.index("handle")]
+        *place, radius = world.occluder.tolist()
+        geom = int(model.body_geomadr[self._occluder])
+        model.body_pos[self._occluder] = place if radius else FAR
+        if radius:
+            model.geom_size[geom, 0] = model.geom_rbound[geom] = radius
+        model.geom_rgba[geom, :3] = look.colours[-1]
         # The renderer copies a material's texture when it starts, so each texture has a material.
         surfaces = zip(self._geoms, self._materials, look.colours[:-1], look.textures, strict=True)
         for geoms, materials, colour, texture in surfaces:
             model.geom_matid[geoms] = materials[texture]
             model.mat_rgba[materials[texture]] = *colour, 1.0
+
+    def _stand(self, row: np.ndarray, body: int) -> int:
+        """Puts an object on its place, or far away if it is absent; returns its geom."""
+        x, y, width, height, turn = row.tolist()
+        self._model.body_pos[body] = (x, y, height) if width else FAR
+        self._model.body_quat[body] = math.cos(turn / 2), 0.0, 0.0, math.sin(turn / 2)
+        return int(self._model.body_geomadr[body])

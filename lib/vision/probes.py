@@ -11,16 +11,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from lib.data.dataset import Dataset
-from lib.episode import STATE_HAND, STATE_HANDLE, STATE_OPENING
+from lib.episode import STATE_HAND, STATE_OPENING, STATE_PLACE, STATE_YAW
 from lib.learning.ridge import apply_ridge, fit_ridge
 from lib.media import save
 
 # Targets of the regression: the name of each and its column in labels/state.
 TARGETS = {
     **{f"hand_{axis}": STATE_HAND.start + i for i, axis in enumerate("xyz")},
-    "drawer_x": STATE_HANDLE.start,
+    "drawer_x": STATE_PLACE.start,
+    "drawer_y": STATE_PLACE.start + 1,
+    "drawer_yaw": STATE_YAW,
     "drawer_opening": STATE_OPENING,
 }
+# Factor and name of the unit in which the error of each target is stated.
+UNITS = dict.fromkeys(TARGETS, (1000.0, "mm")) | {"drawer_yaw": (180 / np.pi, "deg")}
+FIXED = 1e-6  # a target with a smaller standard deviation is the same in every episode
 
 
 def r2(truth_NK: np.ndarray, predicted_NK: np.ndarray) -> np.ndarray:
@@ -66,15 +71,20 @@ def probe(
         penalty: Penalty of the ridge regression.
 
     Returns:
-        Two dictionaries of scores and the data for plots. The scores are the R2 of each target,
-        the minimum of these, and the root mean square errors in mm. The first dictionary is for
+        Two dictionaries of scores and the data for plots. The scores are the R2 of each target that
+        differs between episodes, the minimum of these, and the root mean square errors in mm, of
+        the turn in degrees. The first dictionary is for
         test episodes under nominal light and camera, the second for test episodes under stressed
         light and camera (empty if there are none). The plot data are the truth and the prediction
         of the nominal test steps.
     """
     x = features_NCHW.reshape(len(features_NCHW), -1)
     y = states_NS[:, list(TARGETS.values())].astype(np.float64)
-    train = telling(dataset, dataset.rows(["train"])[::2])  # consecutive frames look nearly alike
+    views = dataset.part(lambda e: bool(e.tags.get("views")))
+    films = dataset.part(lambda e: not e.tags.get("views"))
+    # Consecutive frames of a film look nearly alike.
+    train = np.concatenate([films.rows(["train"], every=2), views.rows(["train"])])
+    train = telling(dataset, np.sort(train))
     weights = fit_ridge(x[train], y[train], penalty)
     scores, scatter = [], {}
     for visual in (True, False):
@@ -88,10 +98,15 @@ def probe(
 def _scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     if len(truth) < 2:
         return {}
-    values = {f"{name}_r2": float(v) for name, v in zip(TARGETS, r2(truth, predicted), strict=True)}
+    differs = truth.std(0) > FIXED
+    names = [name for name, varies in zip(TARGETS, differs, strict=True) if varies]
+    truth, predicted = truth[:, differs], predicted[:, differs]
+    values = {f"{name}_r2": float(v) for name, v in zip(names, r2(truth, predicted), strict=True)}
     values["min_r2"] = min(values.values())
-    error = 1000 * np.sqrt(((truth - predicted) ** 2).mean(0))
-    values |= {f"{name}_mm": float(v) for name, v in zip(TARGETS, error, strict=True)}
+    errors = np.sqrt(((truth - predicted) ** 2).mean(0))
+    for name, error in zip(names, errors.tolist(), strict=True):
+        factor, unit = UNITS[name]
+        values[f"{name}_{unit}"] = factor * error
     return {name: round(value, 6) for name, value in values.items()}
 
 
@@ -137,7 +152,9 @@ def probe_scatter(path: Path, scatter: dict[str, np.ndarray], scores: dict[str, 
         scatter: ``truth`` and ``predicted``, (N, K) each, in metres.
         scores: Scores from ``probe``, with the R2 of each target.
     """
-    figure, axes = plt.subplots(1, len(TARGETS), figsize=(15, 3.4), constrained_layout=True)
+    figure, axes = plt.subplots(
+        1, len(TARGETS), figsize=(3 * len(TARGETS), 3.4), constrained_layout=True
+    )
     for column, (name, axis) in enumerate(zip(TARGETS, axes, strict=True)):
         truth, predicted = scatter["truth"][:, column], scatter["predicted"][:, column]
         axis.plot(truth, predicted, ".", markersize=2, alpha=0.4)
@@ -145,8 +162,8 @@ def probe_scatter(path: Path, scatter: dict[str, np.ndarray], scores: dict[str, 
             ends = [truth.min(), truth.max()]
             axis.plot(ends, ends, "k-", linewidth=0.8)
         axis.set_title(f"{name}: R² {scores.get(f'{name}_r2', float('nan')):.3f}")
-        axis.set_xlabel("truth, m")
-    axes[0].set_ylabel("read from frozen features, m")
+        axis.set_xlabel("truth, rad" if name == "drawer_yaw" else "truth, m")
+    axes[0].set_ylabel("read from frozen features")
     save(figure, path)
 
 

@@ -1,4 +1,10 @@
-"""Contrastive training of the backbone (SimCLR, Chen et al. 2020) on the pictures of phase 1."""
+"""Contrastive training of the backbone (SimCLR, Chen et al. 2020) on the pictures of phase 1.
+
+Where phase 1 has the canonical picture of a scene (``lib.sim.views``), it is the second view of the
+contrastive pair and the target of the reconstruction: the features then hold where things are, and
+not what they look like (James et al. 2019, arXiv 1812.07252). All other pictures, such as those of
+recordings, are paired with themselves.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +29,7 @@ from lib.vision import Vision
 
 EMBEDDED_LEVEL = "p4"  # the contrastive loss compares this level: it keeps positions
 CALIBRATION_BATCHES = 8
+MEAN_OF = 1000  # canonical pictures whose mean shows what never moves
 
 
 def build_backbone(settings: Vision) -> Backbone:
@@ -86,6 +93,47 @@ def motion_weights(target_B3HW: Tensor, scene_B3HW: Tensor, settings: Vision) ->
     return (1 + settings.motion * motion / (motion.mean() + 1e-6)) / (1 + settings.motion)
 
 
+class Plain:
+    """Finds the second picture of each frame: its canonical picture, or itself."""
+
+    def __init__(self, dataset: Dataset, canonical: Dataset | None) -> None:
+        """Stores which frames have a canonical picture.
+
+        Args:
+            dataset: Dataset with ``obs/image``.
+            canonical: Dataset with ``labels/canonical`` of some of the episodes; None for none.
+        """
+        self._row = np.full(len(dataset), -1)
+        self._pictures: Tensor | None = None
+        if canonical is not None:
+            self._row[dataset.rows_of(canonical)] = np.arange(len(canonical))
+            self._pictures = torch.from_numpy(canonical.arrays["labels/canonical"])
+
+    def of(self, rows: np.ndarray, images_BHW3: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the second pictures, and which frames are to be reconstructed.
+
+        Args:
+            rows: Rows of the frames in the dataset.
+            images_BHW3: Pictures of the frames, uint8.
+
+        Returns:
+            Pictures (B, H, W, 3) uint8, and (B,) bool: the frames with a canonical picture, or all
+            if there are no canonical pictures.
+        """
+        if self._pictures is None:
+            return images_BHW3, torch.ones(len(rows), dtype=torch.bool)
+        known = self._row[rows] >= 0
+        second = images_BHW3.clone()
+        second[known] = self._pictures[self._row[rows][known]]
+        return second, torch.from_numpy(known)
+
+    def mean(self) -> Tensor:
+        """Returns the mean of the canonical pictures at half size, (1, 3, H/2, W/2) in [0, 1]."""
+        assert self._pictures is not None
+        some = self._pictures[:: max(1, len(self._pictures) // MEAN_OF)]
+        return F.avg_pool2d(to_unit(some).mean(0, keepdim=True), 2)
+
+
 def train_backbone(
     model: Backbone,
     dataset: Dataset,
@@ -93,6 +141,7 @@ def train_backbone(
     safety: Safety,
     fabric: Fabric,
     seed: int,
+    canonical: Dataset | None = None,
 ) -> Curve:
     """Trains a backbone with the NT-Xent loss and, if its weight is not 0, a reconstruction loss.
 
@@ -103,6 +152,8 @@ def train_backbone(
         safety: Settings of the gradient clipping and the NaN guard.
         fabric: Lightning Fabric, which sets device and precision.
         seed: Seed for the choice of the frames and for their random views.
+        canonical: Dataset with ``labels/canonical`` of some of the training episodes. If given,
+            only their frames are reconstructed.
 
     Returns:
         Loss curves of ``contrastive``, ``reconstruction`` and ``total``.
@@ -114,9 +165,8 @@ def train_backbone(
     episodes = [e for e in dataset.episodes if e.split == "train"]
     images = torch.from_numpy(dataset.arrays["obs/image"])
     seen = dataset.seen(dataset.rows(["train"]))
-    frames = torch.from_numpy(seen)
     stops = np.array([e.stop for e in episodes])
-    episode_of = torch.from_numpy(np.searchsorted(stops, seen, side="right"))
+    plain = Plain(dataset, canonical)
     side = -(-images.shape[1] // 16)  # of the P4 map, which has stride 16
     channels = model.channels[EMBEDDED_LEVEL]
     head = ProjectionHead(channels * side * side, 256, settings.projection_dim)
@@ -124,14 +174,17 @@ def train_backbone(
     encoders = torch.nn.ModuleList([m for m in (model, decoder) if m is not None])
     trained = torch.nn.ModuleList([encoders, head]).to(fabric.device).train()
     twins = Twins(model)
-    batch = min(settings.batch_size, len(frames))
-    scenes = mean_pictures(images, episodes) if decoder is not None else None
+    batch = min(settings.batch_size, len(seen))
+    scenes = None
+    if decoder is not None:
+        scenes = mean_pictures(images, episodes) if canonical is None else plain.mean()
 
     def losses_of_step(step: int) -> dict[str, torch.Tensor]:
-        picked = torch.randperm(len(frames), generator=generator)[:batch]
-        chosen = images[frames[picked]]
+        rows = dataset.draw(seen, batch, generator)
+        chosen = images[rows]
+        partner, known_B = plain.of(rows, chosen)
         shifts = augment.shifts(batch)
-        views = [augment(chosen, shifts).to(fabric.device), augment(chosen).to(fabric.device)]
+        views = [augment(chosen, shifts).to(fabric.device), augment(partner).to(fabric.device)]
 
         def encode(net: Backbone, part: slice) -> list[Tensor]:
             # Both views of a picture go through the same half of the batch. Otherwise different
@@ -149,15 +202,21 @@ def train_backbone(
             # must hold what the blur, colour and noise of the view hide. The target is shifted
             # like the view. Otherwise the network would have to guess the shift, and the
             # positions in the features would become vague.
-            clean = to_unit(shifted(chosen, shifts)).to(fabric.device)
+            clean = to_unit(shifted(partner, shifts)).to(fabric.device)
             decoded = rest[0].float()
             target = F.interpolate(clean, size=decoded.shape[-2:], mode="area")
-            scene = scenes[episode_of[picked]].to(fabric.device)
-            squares, weights = (decoded - target).square(), motion_weights(target, scene, settings)
+            own = np.zeros(batch, int)
+            if canonical is None:
+                own = np.searchsorted(stops, rows, side="right")
+            scene = scenes[own].to(fabric.device)
+            # A picture without a canonical one cannot say in which look it is to be shown.
+            counted_B = known_B.to(fabric.device) / known_B.float().mean().clamp_min(1e-6)
+            squares = (decoded - target).square() * counted_B[:, None, None, None]
+            weights = motion_weights(target, scene, settings)
             losses["reconstruction"] = squares.mean()
             # Dividing by the mean variance of the pixels makes the weight of this loss
             # independent of how much the pictures differ.
-            variance = target.var(dim=0).mean() + 1e-4
+            variance = target[known_B].var(dim=0, correction=0).mean() + 1e-4
             weighted = settings.reconstruction * (weights * squares).mean() / variance
             losses["total"] = losses["total"] + weighted
         return losses

@@ -169,10 +169,15 @@ def test_exchange_is_reported_beside_the_policy_itself(suite):
     agent = policy()
     own = suite.run("policy", agent, suite.trials(linger=0))
     found = exchanged(suite, agent, own, 3)
-    assert list(found) == ["nothing", *GROUPS]
-    assert {row["episodes"] for row in found.values()} == {3}
+    assert list(found) == ["nominal", "dropout"]
+    for rows in found.values():
+        assert list(rows) == ["nothing", *GROUPS]
+        assert {row["episodes"] for row in rows.values()} == {3}
     steps = np.mean([run.steps for run in own[:3]])
-    assert found["nothing"]["steps_mean"] == pytest.approx(steps)
+    assert found["nominal"]["nothing"]["steps_mean"] == pytest.approx(steps)
+    (robots,) = [env for env in suite.made if env.options["render"]]
+    black = [seed for seed, stress in robots.resets if stress == Stress(dropout=1.0)]
+    assert black == SEEDS[:3] * (1 + len(GROUPS))
     assert exchanged(suite, ScriptAgent(lambda obs: obs[:4]), own, 3) == {}
 
 

@@ -491,7 +491,7 @@ def sources(tmp_path, monkeypatch):
     import lib.phase1_manifest.builder as module
 
     def build(shares=(1.0, 0.0, 0.0), **episodes):
-        for source in ("sima2", "ros", "isaac"):
+        for source in ("sima2", "views", "ros", "isaac"):
             path = tmp_path / f"{source}.hdf5"
             episode.write(path, episodes.get(source, []), source=source, shares=shares)
             Report().write(path.with_name(f"{source}_skipped.json"))
@@ -537,6 +537,9 @@ def test_an_episode_feeds_only_the_stages_that_can_use_it():
         "segmenter": True,
         "policy": "another action space (joint_position)",
     }
+    views = why_not(recorded(labels="exact", views=True), "drawer_open")
+    assert views["vision"] is views["segmenter"] is True
+    assert views["rnn"] == views["policy"] == "single steps, which do not follow each other"
     assert why_not(recorded(task="unknown"), "drawer_open")["policy"] == "another task (unknown)"
     assert why_not(recorded(), "drawer_open")["segmenter"] == "has no pixel labels"
     blind = why_not(recorded(image=False), "drawer_open")

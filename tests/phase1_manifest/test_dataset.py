@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lib.base.errors import UserError
 from lib.data import dataset as dataset_module
@@ -50,3 +51,17 @@ def test_a_dataset_borrows_pictures_and_copies_only_what_it_needs():
     assert same.arrays["pictures"] is frames
     some.borrow("pictures", every)
     assert np.array_equal(some.arrays["pictures"], frames[[5, 6, 7, 8, 0, 1]])
+
+
+def test_every_episode_is_drawn_as_often_however_long_it_is():
+    """Of the rows asked for only; a part of a dataset keeps the arrays."""
+    data = dataset(100, 4, 10, 6, splits="train train valid train")
+    rows = data.rows(["train"])[1:]
+    drawn = data.draw(rows, 30_000, torch.Generator().manual_seed(0))
+    assert set(drawn) <= set(rows)
+    counts = [((drawn >= e.start) & (drawn < e.stop)).mean() for e in data.episodes]
+    np.testing.assert_allclose(counts, [1 / 3, 1 / 3, 0, 1 / 3], atol=0.015)
+    assert len(set(drawn[drawn >= 114])) == 6
+    short = data.part(lambda e: len(e) < 10)
+    assert [len(e) for e in short.episodes] == [4, 6]
+    assert short.arrays is data.arrays

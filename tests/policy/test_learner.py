@@ -338,6 +338,7 @@ class Training:
             filled(dim=parts.dim),
             self.env,
             seeds,
+            lambda seen: seen[:4],
             validate,
             settings,
             load_params("safety").safety,

@@ -15,6 +15,7 @@ from lib.rnn.normalizer import Normalizer
 from lib.rnn.skill import HORIZONS, STEPS, prediction_skill
 from lib.rnn.surprise import AHEAD, SurpriseScale, episode_errors, imagine
 from lib.rnn.surprise_test import DYNAMIC, VISUAL, auroc, calibrate, separation, suite_kinds
+from lib.sim.stress import STRESS_KINDS, WORLD_KINDS
 from tests.factories import dataset
 
 
@@ -123,13 +124,15 @@ def test_auroc_counts_pairs_and_ties_by_half():
 
 def test_separation_pools_visual_and_dynamic_kinds_and_reports_every_one():
     """Action noise and latency are told beside, not in the pooled figure."""
-    kinds = suite_kinds(2)
+    kinds = suite_kinds("wide", 2)
     assert kinds[:6] == ["nominal"] * 6
     scores = [(kind, 0.0 if kind in ("nominal", "latency") else 1.0) for kind in kinds]
     result = separation(scores)
     assert result["auroc"] == 1.0
     assert result["latency"] == 0.5
     assert set(result) == {"auroc", *VISUAL, *DYNAMIC, "action_noise", "latency"}
+    assert set(kinds) == {"nominal", *STRESS_KINDS}
+    assert set(suite_kinds("metaworld", 1)) == {"nominal", *STRESS_KINDS} - {*WORLD_KINDS}
 
 
 def calibrated(z: np.ndarray, data: Dataset) -> SurpriseScale:

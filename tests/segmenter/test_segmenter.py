@@ -62,7 +62,7 @@ def test_a_curve_of_no_frame_is_zero():
 def test_the_stress_set_has_exactly_its_severity_and_own_positions(monkeypatch):
     """Light and camera at 0.5 and nothing else; positions of its own stream; exact labels."""
     monkeypatch.setenv("GOLDEN_PATH_WORKERS", "1")
-    frames = stressed_episodes("drawer_open", 0, 2, 0.5, SIZE)
+    frames = stressed_episodes("drawer_open", "metaworld", 0, 2, 0.5, SIZE)
     assert len(frames.episodes) == 2
     for index, item in enumerate(frames.episodes):
         assert item.tags["stress"] == {"light": 0.5, "camera": 0.5}

@@ -7,15 +7,22 @@ import math
 import numpy as np
 import pytest
 
-from lib.episode import PRIMITIVES, STATE_HAND, STATE_HANDLE
-from lib.sim.env import ManipulationEnv, episode_seed
+from lib.episode import PRIMITIVES, STATE_HAND, STATE_HANDLE, STATE_PLACE
+from lib.episode.check import problems
+from lib.params import load_params
+from lib.sim.env import CONTROL_STEP_S, ManipulationEnv, episode_seed
 from lib.sim.experts import FastScript, ScriptedExpert
-from lib.sim.stress import Stress
+from lib.sim.rollout import RolloutRequest
+from lib.sim.stress import WORLD_KINDS, Stress, stress_kinds
+from lib.sim.views import views
 from lib.sim.world import (
+    COLOUR_SHARE,
     CONTRAST,
+    DISTRACTORS,
     HAND_CLEARANCE_M,
     HAND_HIGH,
     HAND_LOW,
+    HAND_M,
     PART_CLEARANCE_M,
     REACH_M,
     TOUCHING,
@@ -230,3 +237,149 @@ def test_scripts_give_the_same_action_turned(wide):
         motion /= max(1.0, np.abs(motion).max())
         np.testing.assert_allclose(script(turned)[:3], motion, atol=1e-6)
         assert script(turned)[3] == straight[3]
+
+
+# Stress of the wide world
+
+
+@pytest.mark.parametrize("kind", WORLD_KINDS)
+def test_only_the_wide_world_has_it(kind):
+    """Meta-World's own has nothing that could change: refused, and listed for neither."""
+    env = ManipulationEnv(render=False)
+    with pytest.raises(ValueError, match="only the wide world"):
+        env.reset(seed=0, options={"stress": Stress(**{kind: 0.5})})
+    assert kind in stress_kinds("wide")
+    assert kind not in stress_kinds("metaworld")
+
+
+@pytest.mark.parametrize("kind", ["colours", "texture", "distractors", "occlusion"])
+def test_stress_of_the_look_changes_the_picture_and_nothing_else(seen, kind):
+    """More of it the more severe it is; the start and the motion stay to the last bit."""
+    changes, motions = [], []
+    for severity in (0.0, 0.3, 1.0):
+        share = []
+        for seed in range(6):
+            first, info = seen.reset(seed=seed, options={"stress": Stress()})
+            again, other = seen.reset(seed=seed, options={"stress": Stress(**{kind: severity})})
+            np.testing.assert_array_equal(info["true_obs"], other["true_obs"])
+            share.append((first["image"] != again["image"]).any(2).mean())
+            motions.append(seen.step(np.array([0.1, 0.5, -0.2, -1.0]))[4]["true_obs"])
+        changes.append(np.mean(share))
+    assert changes[0] == 0 < changes[1] < changes[2]
+    for seed in range(6):
+        np.testing.assert_array_equal(motions[seed], motions[12 + seed])
+
+
+def test_other_kinds_do_not_change_with_one_of_them(wide):
+    """The world of a seed is the same, but for what the stress changes."""
+    wide.reset(seed=3, options={"stress": Stress()})
+    calm = wide.world
+    wide.reset(seed=3, options={"stress": Stress(hand_start=1.0)})
+    stressed = wide.world
+    np.testing.assert_array_equal(np.abs(stressed.hand - calm.hand), HAND_M)
+    for name in ("position", "damping", "friction", "light", "camera", "clutter"):
+        np.testing.assert_array_equal(getattr(stressed, name), getattr(calm, name))
+    np.testing.assert_array_equal(stressed.look.colours, calm.look.colours)
+    assert not stressed.distractors.any()
+
+
+def test_colours_come_together_and_the_bars_are_like_the_handle(wide):
+    """At severity 1, a tenth of the distance or a little more is left."""
+    for seed in range(5):
+        wide.reset(seed=seed, options={"stress": Stress()})
+        calm = wide.world.look.colours[:4]
+        wide.reset(seed=seed, options={"stress": Stress(colours=1.0, distractors=1.0)})
+        world = wide.world
+        apart = np.ptp(world.look.colours[:4], axis=0) / np.ptp(calm, axis=0)
+        np.testing.assert_allclose(apart, 1 - COLOUR_SHARE, atol=1e-6)
+        bars = [g for g in range(wide._sim.model.ngeom) if "distractor" in _body(wide, g)]
+        assert len(bars) == DISTRACTORS
+        assert (world.distractors[:, 2] > 0).sum() >= 2
+        for bar in bars:
+            np.testing.assert_allclose(
+                wide._sim.model.geom_rgba[bar, :3], world.look.colours[2], atol=1e-6
+            )
+
+
+def _body(env: ManipulationEnv, geom: int) -> str:
+    return env._sim.model.body(env._sim.model.geom_bodyid[geom]).name
+
+
+def test_occlusion_hides_the_handle(seen):
+    """At the start of an episode, most of its pixels; nothing of it is left in most worlds."""
+    hidden = []
+    for seed in range(12):
+        counts = []
+        for severity in (0.0, 1.0):
+            seen.reset(seed=seed, options={"stress": Stress(occlusion=severity)})
+            counts.append((seen.pixel_labels() == PRIMITIVES.index("handle")).sum())
+        if counts[0]:
+            hidden.append(counts[1] / counts[0])
+    assert np.median(hidden) < 0.2
+
+
+def test_a_drawer_that_is_open_further_than_asked_is_open(wide):
+    """Meta-World takes it for not open; whoever pulls on after success has not failed."""
+    sim = wide._sim
+    raw = sim.reset(MIDDLE, 0.3, np.array([0.0, 0.5, 0.25]))
+    script, done = FastScript(), []
+    for _ in range(160):
+        raw, _, success = sim.step(script(raw).astype(np.float64))
+        done.append(success)
+    assert wide._opening() > 0.19 + 0.03 or all(done[done.index(True) :])
+    joint = sim.model.joint("goal_slidey").qposadr[0]
+    sim.data.qpos[joint] = -0.235
+    raw, _, success = sim.step(np.array([0.0, 0.0, 0.0, -1.0]))
+    assert success
+
+
+# Views
+
+
+def test_a_canonical_picture_does_not_depend_on_the_look(seen):
+    """The same scene in two worlds: other pictures, one canonical picture; labels stay right."""
+    rng = np.random.default_rng(0)
+    observation, _ = seen.reset(seed=7, options={"stress": Stress()})
+    before = seen.canonical()
+    seen.redress(Stress(), rng)
+    again = seen.render()
+    assert (observation["image"] != again).any(2).mean() > 0.3
+    np.testing.assert_array_equal(seen.canonical(), before)
+    seen.redress(Stress(), rng)
+    assert (seen.pixel_labels() == PRIMITIVES.index("drawer_case")).sum() > 30
+    seen.step(np.array([1.0, 1.0, -1.0, -1.0]))
+    for _ in range(5):
+        seen.step(np.array([1.0, 1.0, -1.0, -1.0]))
+    assert (seen.canonical() != before).any()
+
+
+def test_metaworlds_own_world_has_no_other_look():
+    """One clear line."""
+    env = ManipulationEnv(render=False)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="one look only"):
+        env.redress(Stress(), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="needs render=True and the wide world"):
+        env.canonical()
+
+
+def test_views_are_single_steps_with_exact_labels_each_in_another_world(seen, monkeypatch):
+    """A function of (seed, index); times cover the rollout; sound episodes."""
+    monkeypatch.setattr("lib.sim.views.worker_env", lambda asked: seen)
+    mix = load_params("phase1_sima2").phase1_sima2.model_dump()
+    asked = RolloutRequest("drawer_open", "wide", 0, 64, 70, mix=mix)
+    seen._horizon, seen._linger = 70, None
+    episodes = [views(asked, index, 4) for index in range(5)]
+    again = views(asked, 2, 4)
+    for (name, a), (_, b) in zip(episodes[2].arrays(), again.arrays(), strict=True):
+        assert a.tobytes() == b.tobytes(), name
+    times = np.concatenate([item.labels["time_s"] for item in episodes]) / CONTROL_STEP_S
+    assert times.min() < 20 and times.max() > 50
+    for item in episodes:
+        assert problems(item) == []
+        assert item.obs["image"].shape == item.labels["canonical"].shape == (4, 64, 64, 3)
+        means = item.obs["image"].mean((1, 2))
+        assert np.ptp(means, axis=0).max() > 10
+        np.testing.assert_array_equal(item.obs["eef_pos"], item.labels["state"][:, STATE_HAND])
+        assert np.ptp(item.labels["state"][:, STATE_PLACE], axis=0).max() == 0
+    assert len({tuple(item.labels["state"][0, STATE_PLACE]) for item in episodes}) == 5

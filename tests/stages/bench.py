@@ -33,12 +33,13 @@ def recorded() -> Dataset:
     total = count * STEPS
     images = rng.integers(60, 80, (total, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.zeros((total, SIDE, SIDE), np.uint8)
-    state = np.zeros((total, 8), np.float32)
+    state = np.zeros((total, 11), np.float32)
     for row in range(total):
         top, left = rng.integers(2, SIDE - 10, 2)
         images[row, top : top + 8, left : left + 8] = 230
         labels[row, top : top + 8, left : left + 8] = PRIMITIVES.index("handle")
-        state[row] = np.array([top, left, top + left, 0, left, top, top - left, top]) / SIDE
+        place = [left, top, top - left]
+        state[row] = np.array([top, left, top + left, 0, left, top, top - left, top, *place]) / SIDE
     return dataset(
         *[STEPS] * count,
         splits=SPLIT,
@@ -86,7 +87,12 @@ def loader(data: Dataset) -> Callable[..., Dataset]:
         data: All episodes. As with the real function, only those of the splits asked for come.
     """
 
-    def load(consumer: str, fields: Sequence[str], splits: Sequence[str] = SPLITS) -> Dataset:
+    def load(
+        consumer: str,
+        fields: Sequence[str],
+        splits: Sequence[str] = SPLITS,
+        sources: Sequence[str] = ("sima2",),
+    ) -> Dataset:
         kept = [e for e in data.episodes if e.split in splits]
         rows = np.concatenate([np.arange(e.start, e.stop) for e in kept])
         return dataset(

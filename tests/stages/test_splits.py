@@ -88,7 +88,7 @@ def rnn_of(tmp_path, monkeypatch):
         rng, still = np.random.default_rng(3), np.zeros((16, 4), np.float32)
         episodes = [
             (kind, rng.integers(0, 255, (16, SIDE, SIDE, 3), dtype=np.uint8), still)
-            for kind in ["nominal", *rnn.suite_kinds(1)[3:]]
+            for kind in ["nominal", *rnn.suite_kinds("wide", 1)[3:]]
         ]
         small = {"steps": 2, "batch_size": 4, "hidden_channels": 4, "window": 12, "levels": ["p4"]}
         left = run_stage(

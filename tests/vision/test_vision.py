@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lib.params import load_params
-from lib.vision.probes import TARGETS, neighbours, probe, telling
-from lib.vision.train_backbone import mean_pictures, motion_weights
+from lib.vision.probes import TARGETS, UNITS, neighbours, probe, telling
+from lib.vision.train_backbone import Plain, mean_pictures, motion_weights
 from tests.factories import dataset
 
 
@@ -37,8 +37,8 @@ def test_a_probe_reads_what_is_there_from_pictures_that_tell():
     data = dataset(40, 40, 40, splits="train test test")
     images = np.ones((120, 4, 4, 3), np.uint8)
     rng = np.random.default_rng(0)
-    states = rng.normal(size=(120, 8))
-    features = np.concatenate([states, np.ones((120, 1))], 1).reshape(120, 9, 1, 1)
+    states = rng.normal(size=(120, 11))
+    features = np.concatenate([states, np.ones((120, 1))], 1).reshape(120, 12, 1, 1)
     images[50], features[50] = 0, 99.0  # dropped
     data.episodes[2].tags["stress_steps"] = {"latency": 40}
     features[80:] = -99.0
@@ -54,12 +54,41 @@ def test_a_probe_tells_its_error_in_millimetres():
     """With nothing to go by, the mean is predicted: the error is the spread, R2 below zero."""
     data = dataset(50, 50, splits="train test")
     data.arrays["obs/image"] = np.ones((100, 4, 4, 3), np.uint8)
-    states = np.random.default_rng(0).normal(0, 0.02, size=(100, 8))
+    states = np.random.default_rng(0).normal(0, 0.02, size=(100, 11))
     scores, _, _ = probe(np.ones((100, 1, 1, 1)), states, data, 1.0)
     hand_x = states[50:, 0] - states[:50:2, 0].mean()
     assert scores["hand_x_mm"] == pytest.approx(1000 * np.sqrt((hand_x**2).mean()), rel=1e-4)
-    assert set(scores) == {*(f"{n}_{u}" for n in TARGETS for u in ("r2", "mm")), "min_r2"}
+    units = {f"{name}_{UNITS[name][1]}" for name in TARGETS}
+    assert set(scores) == {*(f"{name}_r2" for name in TARGETS), *units, "min_r2"}
+    yaw = states[50:, 10] - states[:50:2, 10].mean()
+    assert scores["drawer_yaw_deg"] == pytest.approx(np.rad2deg(np.sqrt((yaw**2).mean())), rel=1e-4)
     assert scores["min_r2"] <= 0
+
+
+def test_what_never_differs_is_not_scored():
+    """In Meta-World's own world no drawer is turned: R2 would be zero by zero."""
+    data = dataset(40, 40, splits="train test")
+    data.arrays["obs/image"] = np.ones((80, 4, 4, 3), np.uint8)
+    states = np.random.default_rng(0).normal(size=(80, 11))
+    states[:, 9:] = 0.9, 0.0
+    scores, _, _ = probe(states.reshape(80, 11, 1, 1), states, data, 1e-9)
+    assert {"drawer_y_r2", "drawer_yaw_r2", "drawer_yaw_deg"}.isdisjoint(scores)
+    assert scores["min_r2"] > 0.999
+
+
+def test_the_second_picture_is_the_canonical_one_where_there_is_one():
+    """Recordings have none: they are paired with themselves, and not reconstructed."""
+    data = dataset(3, 2, splits="train train")
+    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 4, 4, 3)
+    known = dataset(2, keys=[data.episodes[1].key])
+    known.arrays["labels/canonical"] = np.full((2, 4, 4, 3), [[[[90]]], [[[91]]]], np.uint8)
+    rows = np.array([4, 0, 3])
+    second, told = Plain(data, known).of(rows, images[rows])
+    assert second[:, 0, 0, 0].tolist() == [91, 0, 90]
+    assert told.tolist() == [True, False, True]
+    second, told = Plain(data, None).of(rows, images[rows])
+    assert second[:, 0, 0, 0].tolist() == [4, 0, 3]
+    assert told.all()
 
 
 def test_neighbours_are_the_most_alike_frames_of_other_episodes_one_each():

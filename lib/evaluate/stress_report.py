@@ -1,0 +1,179 @@
+"""Stress of the robots in more depth than a run has time for -> docs/stress.md.
+
+    python -m lib.evaluate.stress_report       a quarter of an hour; `make stress` calls it
+
+It drives the policy, its clone and the expert under every kind of stress, the policy under every
+pair of kinds, and it searches the mixture that the policy bears worst. All of it runs on positions
+of their own, because it is repeated while recipes are chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+
+import numpy as np
+
+from lib.agent.agents import Agent
+from lib.agent.closed_loop import Trial
+from lib.base.errors import UserError
+from lib.base.files import write_text
+from lib.base.paths import ROOT
+from lib.evaluate.robot import success_rate
+from lib.evaluate.suite import Suite, load_robots
+from lib.learning.device import start
+from lib.models.encoder import load_backbone
+from lib.params import load_params
+from lib.sim.env import episode_seed
+from lib.sim.stress import Stress, stress_kinds
+
+REPORT = ROOT / "docs" / "stress.md"
+STREAM = "stress report"
+POSITIONS = 50  # for each kind, and for the worst mixture
+PAIR_POSITIONS, PAIR_SEVERITY = 4, 0.7
+# The search: mixtures of MIXED kinds with severities that sum to BUDGET. The worst of each round is
+# varied in the next one.
+MIXED, BUDGET = 3, 1.5
+ROUNDS, CANDIDATES, SEARCH_POSITIONS = 4, 8, 6
+ROBOTS = ("policy", "cloned", "scripted")
+
+Mixture = Mapping[str, float]
+
+
+def opened(suite: Suite, name: str, agent: Agent, asked: Sequence[tuple[Mixture, int, int]]):
+    """Returns how many drawers an agent opens under each of several mixtures of stress.
+
+    Args:
+        suite: Positions and environments.
+        name: Name of the run in the log.
+        agent: The agent.
+        asked: Severities by kind, first position and number of positions.
+    """
+    seeds = suite.seeds
+    trials = [
+        Trial(seed, stress=Stress(**mixture), linger=0)
+        for mixture, first, count in asked
+        for seed in seeds[first : first + count]
+    ]
+    runs = iter(suite.run(name, agent, trials))
+    return [sum(next(runs).succeeded for _ in range(count)) for _, _, count in asked]
+
+
+def worst_mixture(suite: Suite, policy: Agent, kinds: Sequence[str]) -> Mixture:
+    """Searches the mixture of stress under which the policy opens the fewest drawers.
+
+    Random search, in which each round varies the worst mixture so far. The positions of the search
+    are not those on which the result is measured.
+
+    Args:
+        suite: Positions and environments.
+        policy: The policy.
+        kinds: Kinds of stress.
+    """
+    rng = np.random.default_rng(0)
+    worst: tuple[int, Mixture] = (SEARCH_POSITIONS + 1, {})
+    for number in range(ROUNDS):
+        mixtures: list[Mixture] = []
+        for _ in range(CANDIDATES):
+            chosen = list(worst[1])[: MIXED - 1] if number else []
+            rest = [kind for kind in kinds if kind not in chosen]
+            chosen += rng.choice(rest, MIXED - len(chosen), replace=False).tolist()
+            shares = rng.dirichlet(np.ones(MIXED)) * BUDGET
+            drawn = zip(chosen, np.minimum(shares, 1.0).round(2).tolist(), strict=True)
+            mixtures.append(dict(sorted(drawn, key=lambda pair: -pair[1])))
+        asked = [(mixture, POSITIONS, SEARCH_POSITIONS) for mixture in mixtures]
+        counts = opened(suite, f"search, round {number + 1}", policy, asked)
+        for count, mixture in zip(counts, mixtures, strict=True):
+            if count < worst[0]:
+                worst = count, mixture
+    return worst[1]
+
+
+def rate(successes: int, attempts: int) -> str:
+    """Returns a success rate with its 95 % interval, as a cell of a table."""
+    found = success_rate("rate", successes, attempts)
+    return f"{found['rate']:.2f} ({found['rate_low']:.2f} to {found['rate_high']:.2f})"
+
+
+def report(
+    alone: Mapping[str, Mapping[str, int]],
+    pairs: Mapping[tuple[str, str], int],
+    worst: Mixture,
+    of_worst: Mapping[str, int],
+) -> str:
+    """Returns the text of docs/stress.md.
+
+    Args:
+        alone: Drawers that each robot opened of POSITIONS, by kind; ``nominal`` is without stress.
+        pairs: Drawers that the policy opened of PAIR_POSITIONS, by pair of kinds.
+        worst: The mixture that was found.
+        of_worst: Drawers that each robot opened of POSITIONS under it.
+    """
+    head = f"| stress | {' | '.join(ROBOTS)} |\n|---|{'---|' * len(ROBOTS)}\n"
+
+    def row(name: str, counts: Mapping[str, int]) -> str:
+        cells = " | ".join(rate(counts[robot], POSITIONS) for robot in ROBOTS)
+        return f"| {name.replace('_', ' ')} | {cells} |\n"
+
+    hardest = sorted(pairs.items(), key=lambda item: item[1])[:12]
+    listed = "".join(
+        f"| {' and '.join(pair).replace('_', ' ')} | {count / PAIR_POSITIONS:.2f} |\n"
+        for pair, count in hardest
+    )
+    mixture = ", ".join(f"{kind.replace('_', ' ')} {value:g}" for kind, value in worst.items())
+    mean = sum(pairs.values()) / (PAIR_POSITIONS * max(len(pairs), 1))
+    return (
+        "# Stress\n\n"
+        "`make stress` wrote this page from the checkpoints as they are. Success at any step, with "
+        "95 % intervals,\non positions that neither training nor the test uses. What each kind is: "
+        "[world.md](world.md#stress).\n\n"
+        f"## Each kind alone, severity 1, {POSITIONS} positions\n\n"
+        + head
+        + "".join(row(kind, counts) for kind, counts in alone.items())
+        + f"\n## Pairs of kinds, severity {PAIR_SEVERITY:g}, {PAIR_POSITIONS} positions\n\n"
+        f"The policy opens {mean:.2f} over all {len(pairs)} pairs. The twelve hardest:\n\n"
+        "| pair | policy |\n|---|---|\n"
+        + listed
+        + f"\n## The worst mixture that was found\n\n{ROUNDS * CANDIDATES} mixtures of {MIXED} "
+        f"kinds with severities that sum to {BUDGET:g}, searched on other positions: {mixture}.\n\n"
+        + head
+        + row("worst mixture", of_worst)
+    )
+
+
+def main() -> int:
+    """Writes docs/stress.md and returns the exit code."""
+    try:
+        params = load_params("task", "world", "compute", "economics", "evaluate")
+        robots = load_robots(params.task, start(params.compute, params.evaluate.seed).autocast)
+        size = load_backbone().image_size
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    kinds = stress_kinds(params.world)
+    count = POSITIONS + SEARCH_POSITIONS
+    seeds = [episode_seed(params.evaluate.seed, i, STREAM) for i in range(count)]
+    options = {"task": params.task, "world": params.world, "horizon": params.evaluate.horizon}
+    with closing(Suite(params.evaluate.num_envs, seeds, image_size=size, **options)) as suite:
+        single = [({}, 0, POSITIONS), *(({kind: 1.0}, 0, POSITIONS) for kind in kinds)]
+        found = {r: opened(suite, f"{r}, each kind", robots[r], single) for r in ROBOTS}
+        alone = {
+            kind: {robot: found[robot][index] for robot in ROBOTS}
+            for index, kind in enumerate(["nominal", *kinds])
+        }
+        both = list(itertools.combinations(kinds, 2))
+        asked = [(dict.fromkeys(pair, PAIR_SEVERITY), 0, PAIR_POSITIONS) for pair in both]
+        pairs = dict(zip(both, opened(suite, "pairs", robots["policy"], asked), strict=True))
+        worst = worst_mixture(suite, robots["policy"], kinds)
+        of_worst = {
+            robot: opened(suite, f"{robot}, worst", robots[robot], [(worst, 0, POSITIONS)])[0]
+            for robot in ROBOTS
+        }
+    write_text(REPORT, report(alone, pairs, worst, of_worst))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
