@@ -255,21 +255,27 @@ def disturb(world: World, stress: Stress, camera: np.ndarray, rng: np.random.Gen
     """Applies the stress that only the wide world has.
 
     Random numbers are drawn for every kind, even if it is not active. Switching on one kind
-    therefore leaves the others unchanged.
+    therefore leaves the others unchanged. In Meta-World's own world, nothing is drawn.
 
     Args:
-        world: A wide world.
+        world: The world as it was drawn.
         stress: Severity of each kind.
         camera: (3,) place of the camera, m.
         rng: The episode's random generator.
+
+    Raises:
+        ValueError: If a kind is active that the world does not have.
     """
+    active = any(getattr(stress, kind) for kind in WORLD_KINDS)
+    if world.look is None or world.hand is None:
+        if active:
+            raise ValueError(f"only the wide world has the stress {', '.join(WORLD_KINDS)}")
+        return world
     common, strip = rng.uniform(*BRIGHTNESS, 3), rng.integers(0, 2, 3)
     places = rng.uniform(CLUTTER_LOW, CLUTTER_HIGH, (DISTRACTORS, TRIES, 2))
     turns = rng.uniform(-math.pi, math.pi, DISTRACTORS)
-    if not any(getattr(stress, kind) for kind in WORLD_KINDS):
+    if not active:
         return world
-    if world.look is None or world.hand is None:
-        raise ValueError(f"only the wide world has the stress {', '.join(WORLD_KINDS)}")
     colours, textures = world.look.colours.copy(), world.look.textures
     parts = colours[: len(SURFACES)]
     parts += COLOUR_SHARE * stress.colours * (common - parts)

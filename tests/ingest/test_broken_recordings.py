@@ -541,7 +541,8 @@ def repository(tmp_path_factory) -> Path:
         raw = build(root / "data" / "raw" / "ros", GOOD_BAGS, BROKEN_BAGS)
     build(root / "data" / "raw" / "isaac", GOOD_RECORDINGS, BROKEN_RECORDINGS)
     before = digests(raw.parent)
-    episode.write(root / "data" / "phase1" / "sima2.hdf5", [], source="sima2")
+    for source in ("sima2", "views"):
+        episode.write(root / "data" / "phase1" / f"{source}.hdf5", [], source=source)
     for name in ("phase1_ros", "phase1_isaac", "phase1_manifest"):
         result = stage(root, name)
         assert result.returncode == 0, result.stderr

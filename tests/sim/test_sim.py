@@ -489,12 +489,16 @@ CULLING = """
 import sys
 sys.path.insert(0, "tests/sim")
 from test_sim import *
+from lib.sim.faces import FILE, mesh_key
 from lib.sim.scene import HIDDEN_GROUP, Scene
 
 env = lib.sim.make_env(render=False, world=WORLD)
 model, data = env._sim.model, env._sim.data
 sums = []
 meshes = [int(n) for n in model.mesh_facenum]
+used = set(model.geom_dataid[model.geom_type == mujoco.mjtGeom.mjGEOM_MESH].tolist())
+with np.load(FILE) as survey:
+    assert all(mesh_key(env.task.name, model, mesh) in survey for mesh in used)
 rng = np.random.default_rng(0)
 corners = [np.zeros(6)] + [
     rng.choice([-1, 1], 6) * np.array([8, 8, 0.08, 0.02, 0.02, 0.02]) for _ in range(6)
@@ -518,8 +522,7 @@ for cull in (False, True):
     scene.close()
     fewer = sum(int(n) < whole for n, whole in zip(model.mesh_facenum, meshes, strict=True))
     sums.append((sha.hexdigest(), int((drawn == HIDDEN_GROUP).sum()), fewer))
-used = model.geom_dataid[model.geom_type == mujoco.mjtGeom.mjGEOM_MESH]
-assert fewer == len(set(used.tolist()))
+assert 0.8 * len(used) < fewer <= len(used)
 print(*sums[0], *sums[1])
 """
 
