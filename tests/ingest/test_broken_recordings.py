@@ -648,6 +648,7 @@ def test_nothing_is_left_half_written(repository):
     """The outs, and no scratch file beside them or in the system's folder for such files."""
     assert {path.name for path in (repository / "data/phase1").iterdir()} == {
         "sima2.hdf5",
+        "views.hdf5",
         "ros.hdf5",
         "ros_skipped.json",
         "isaac.hdf5",
