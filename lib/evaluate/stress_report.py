@@ -1,6 +1,6 @@
 """Stress of the robots in more depth than a run has time for -> docs/stress.md.
 
-    python -m lib.evaluate.stress_report       a quarter of an hour; `make stress` calls it
+    python -m lib.evaluate.stress_report       about ten minutes; `make stress` calls it
 
 It drives the policy, its clone and the expert under every kind of stress, the policy under every
 pair of kinds, and it searches the mixture that the policy bears worst. All of it runs on positions
@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 import numpy as np
+import torch
 
-from lib.agent.agents import Agent
+from lib.agent.agents import Agent, PolicyAgent
 from lib.agent.closed_loop import Trial
 from lib.base.errors import UserError
 from lib.base.files import write_text
@@ -59,6 +60,20 @@ def opened(suite: Suite, name: str, agent: Agent, asked: Sequence[tuple[Mixture,
     ]
     runs = iter(suite.run(name, agent, trials))
     return [sum(next(runs).succeeded for _ in range(count)) for _, _, count in asked]
+
+
+def alike(robots: Mapping[str, Agent], name: str) -> bool:
+    """Returns whether an agent has the weights of the policy, so that it need not be driven again.
+
+    Args:
+        robots: Agents by name.
+        name: Name of the agent.
+    """
+    one, other = robots["policy"], robots[name]
+    if not (isinstance(one, PolicyAgent) and isinstance(other, PolicyAgent)):
+        return one is other
+    states = (agent.actor.state_dict() for agent in (one, other))
+    return all(torch.equal(*pair) for pair in zip(*(s.values() for s in states), strict=True))
 
 
 def worst_mixture(suite: Suite, policy: Agent, kinds: Sequence[str]) -> Mixture:
@@ -158,7 +173,9 @@ def main() -> int:
     options = {"task": params.task, "world": params.world, "horizon": params.evaluate.horizon}
     with closing(Suite(params.evaluate.num_envs, seeds, image_size=size, **options)) as suite:
         single = [({}, 0, POSITIONS), *(({kind: 1.0}, 0, POSITIONS) for kind in kinds)]
-        found = {r: opened(suite, f"{r}, each kind", robots[r], single) for r in ROBOTS}
+        driven = [name for name in ROBOTS if name == "policy" or not alike(robots, name)]
+        found = {r: opened(suite, f"{r}, each kind", robots[r], single) for r in driven}
+        found = {r: found.get(r, found["policy"]) for r in ROBOTS}
         alone = {
             kind: {robot: found[robot][index] for robot in ROBOTS}
             for index, kind in enumerate(["nominal", *kinds])
@@ -167,10 +184,11 @@ def main() -> int:
         asked = [(dict.fromkeys(pair, PAIR_SEVERITY), 0, PAIR_POSITIONS) for pair in both]
         pairs = dict(zip(both, opened(suite, "pairs", robots["policy"], asked), strict=True))
         worst = worst_mixture(suite, robots["policy"], kinds)
-        of_worst = {
+        counts = {
             robot: opened(suite, f"{robot}, worst", robots[robot], [(worst, 0, POSITIONS)])[0]
-            for robot in ROBOTS
+            for robot in driven
         }
+        of_worst = {robot: counts.get(robot, counts["policy"]) for robot in ROBOTS}
     write_text(REPORT, report(alone, pairs, worst, of_worst))
     return 0
 

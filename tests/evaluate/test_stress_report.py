@@ -1,0 +1,84 @@
+"""The report of `make stress`: what is counted, what is searched, and what stands on the page."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lib.agent.closed_loop import Trajectory
+from lib.evaluate import stress_report
+from lib.evaluate.stress_report import alike, opened, report, worst_mixture
+from lib.sim.stress import STRESS_KINDS, stress_kinds
+from tests.evaluate.test_baselines import policy
+
+
+class Weak:
+    """A suite whose robot fails where a rule of the stress says so; it notes the seeds."""
+
+    def __init__(self, fails):
+        self.seeds = list(range(100, 200))
+        self.driven = []
+        self._fails = fails
+
+    def run(self, name, agent, trials):
+        self.driven += [trial.seed for trial in trials]
+        return [Trajectory(t, success=[False, not self._fails(t.stress)]) for t in trials]
+
+
+def test_drawers_are_counted_for_each_mixture_on_its_own_positions():
+    """In the order asked for, whatever their numbers of positions."""
+    suite = Weak(lambda stress: stress.push > 0.5)
+    asked = [({}, 0, 3), ({"push": 1.0}, 3, 2), ({"push": 0.2}, 1, 4)]
+    assert opened(suite, "robot", None, asked) == [3, 0, 4]
+    assert suite.driven == [100, 101, 102, 103, 104, 101, 102, 103, 104]
+
+
+def test_the_search_finds_what_the_robot_cannot_bear():
+    """One kind in fourteen, on positions that are not those of the result."""
+    suite = Weak(lambda stress: stress.occlusion > 0.3)
+    worst = worst_mixture(suite, None, stress_kinds("wide"))
+    assert worst["occlusion"] > 0.3
+    assert len(worst) == stress_report.MIXED
+    assert sum(worst.values()) <= stress_report.BUDGET + 0.02
+    assert min(suite.driven) == 100 + stress_report.POSITIONS
+
+
+def test_the_page_names_every_kind_and_the_hardest_pairs():
+    """Rates with intervals; the hardest pair stands first."""
+    count = stress_report.POSITIONS
+    half = dict.fromkeys(stress_report.ROBOTS, count // 2)
+    alone = dict.fromkeys(("nominal", *STRESS_KINDS), half)
+    pairs = {("light", "push"): 3, ("slip", "hand_start"): 0, ("light", "camera"): 4}
+    text = report(alone, pairs, {"hand_start": 0.9, "push": 0.4}, half)
+    for kind in STRESS_KINDS:
+        assert f"| {kind.replace('_', ' ')} | 0.50 (0.37 to 0.63) |" in text
+    rows = [line for line in text.splitlines() if " and " in line and line.startswith("|")]
+    assert rows[0] == "| slip and hand start | 0.00 |"
+    assert rows[-1] == "| light and camera | 1.00 |"
+    assert "hand start 0.9, push 0.4" in text
+    assert max(len(line) for line in text.splitlines()) <= 120
+
+
+def test_a_clone_that_is_the_policy_is_not_driven_twice():
+    """Equal weights are one robot; a script is only itself."""
+    one, other = policy(), policy()
+    for agent, value in ((one, 1.0), (other, 2.0)):
+        agent.actor.register_buffer("weight", torch.full((2,), value))
+    script = SimpleNamespace()
+    robots = {"policy": one, "cloned": other, "scripted": script}
+    assert not alike(robots, "cloned")
+    assert not alike(robots, "scripted")
+    other.actor.weight.fill_(1.0)
+    assert alike(robots, "cloned")
+
+
+@pytest.mark.parametrize("missing", ["params.yaml: task: missing; add it"])
+def test_bad_input_is_one_line(monkeypatch, capsys, missing):
+    """And exit code 2; the page stays as it is."""
+
+    def refuse(*_):
+        raise stress_report.UserError(missing)
+
+    monkeypatch.setattr(stress_report, "load_params", refuse)
+    assert stress_report.main() == 2
+    assert capsys.readouterr().err == missing + "\n"
