@@ -16,9 +16,11 @@ from lib.sim.rollout import RolloutRequest
 from lib.sim.stress import WORLD_KINDS, Stress, stress_kinds
 from lib.sim.views import views
 from lib.sim.world import (
+    CLUTTER,
     COLOUR_SHARE,
     CONTRAST,
     DISTRACTORS,
+    FAR,
     HAND_CLEARANCE_M,
     HAND_HIGH,
     HAND_LOW,
@@ -340,7 +342,10 @@ def test_a_canonical_picture_does_not_depend_on_the_look(seen):
     """The same scene in two worlds: other pictures, one canonical picture; labels stay right."""
     rng = np.random.default_rng(0)
     observation, _ = seen.reset(seed=7, options={"stress": Stress()})
+    assert (seen.world.clutter[:, 2] > 0).any()
     before = seen.canonical()
+    objects = [seen._sim.model.body(f"clutter_{name}").pos.tolist() for name in CLUTTER]
+    assert objects == [list(FAR)] * len(CLUTTER)
     seen.redress(Stress(), rng)
     again = seen.render()
     assert (observation["image"] != again).any(2).mean() > 0.3
