@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from lib.agent.agents import Agent, PolicyAgent
-from lib.agent.closed_loop import Trial
 from lib.base.errors import UserError
 from lib.base.files import write_text
 from lib.base.paths import ROOT
@@ -43,7 +42,9 @@ ROBOTS = ("policy", "cloned", "scripted")
 Mixture = Mapping[str, float]
 
 
-def opened(suite: Suite, name: str, agent: Agent, asked: Sequence[tuple[Mixture, int, int]]):
+def count_opened(
+    suite: Suite, name: str, agent: Agent, asked: Sequence[tuple[Mixture, int, int]]
+) -> list[int]:
     """Returns how many drawers an agent opens under each of several mixtures of stress.
 
     Args:
@@ -52,11 +53,10 @@ def opened(suite: Suite, name: str, agent: Agent, asked: Sequence[tuple[Mixture,
         agent: The agent.
         asked: Severities by kind, first position and number of positions.
     """
-    seeds = suite.seeds
     trials = [
-        Trial(seed, stress=Stress(**mixture), linger=0)
+        trial
         for mixture, first, count in asked
-        for seed in seeds[first : first + count]
+        for trial in suite.trials(first + count, stress=Stress(**mixture), linger=0)[first:]
     ]
     runs = iter(suite.run(name, agent, trials))
     return [sum(next(runs).succeeded for _ in range(count)) for _, _, count in asked]
@@ -99,7 +99,7 @@ def worst_mixture(suite: Suite, policy: Agent, kinds: Sequence[str]) -> Mixture:
             drawn = zip(chosen, np.minimum(shares, 1.0).round(2).tolist(), strict=True)
             mixtures.append(dict(sorted(drawn, key=lambda pair: -pair[1])))
         asked = [(mixture, POSITIONS, SEARCH_POSITIONS) for mixture in mixtures]
-        counts = opened(suite, f"search, round {number + 1}", policy, asked)
+        counts = count_opened(suite, f"search, round {number + 1}", policy, asked)
         for count, mixture in zip(counts, mixtures, strict=True):
             if count < worst[0]:
                 worst = count, mixture
@@ -172,23 +172,24 @@ def main() -> int:
     seeds = [episode_seed(params.evaluate.seed, i, STREAM) for i in range(count)]
     options = {"task": params.task, "world": params.world, "horizon": params.evaluate.horizon}
     with closing(Suite(params.evaluate.num_envs, seeds, image_size=size, **options)) as suite:
-        single = [({}, 0, POSITIONS), *(({kind: 1.0}, 0, POSITIONS) for kind in kinds)]
         driven = [name for name in ROBOTS if name == "policy" or not alike(robots, name)]
-        found = {r: opened(suite, f"{r}, each kind", robots[r], single) for r in driven}
-        found = {r: found.get(r, found["policy"]) for r in ROBOTS}
-        alone = {
-            kind: {robot: found[robot][index] for robot in ROBOTS}
-            for index, kind in enumerate(["nominal", *kinds])
-        }
+
+        def each(what: str, mixtures: Sequence[Mixture]) -> list[dict[str, int]]:
+            asked = [(mixture, 0, POSITIONS) for mixture in mixtures]
+            found = {r: count_opened(suite, f"{r}, {what}", robots[r], asked) for r in driven}
+            by_robot = (found.get(r, found["policy"]) for r in ROBOTS)
+            return [
+                dict(zip(ROBOTS, counts, strict=True)) for counts in zip(*by_robot, strict=True)
+            ]
+
+        rows = each("each kind", [{}, *({kind: 1.0} for kind in kinds)])
+        alone = dict(zip(["nominal", *kinds], rows, strict=True))
         both = list(itertools.combinations(kinds, 2))
         asked = [(dict.fromkeys(pair, PAIR_SEVERITY), 0, PAIR_POSITIONS) for pair in both]
-        pairs = dict(zip(both, opened(suite, "pairs", robots["policy"], asked), strict=True))
+        counts = count_opened(suite, "pairs", robots["policy"], asked)
+        pairs = dict(zip(both, counts, strict=True))
         worst = worst_mixture(suite, robots["policy"], kinds)
-        counts = {
-            robot: opened(suite, f"{robot}, worst", robots[robot], [(worst, 0, POSITIONS)])[0]
-            for robot in driven
-        }
-        of_worst = {robot: counts.get(robot, counts["policy"]) for robot in ROBOTS}
+        (of_worst,) = each("worst", [worst])
     write_text(REPORT, report(alone, pairs, worst, of_worst))
     return 0
 

@@ -1,6 +1,6 @@
 """Draws the pictures of docs/world.md: starts of the wide world, and each kind of stress.
 
-python -m lib.sim.sheets
+``python -m lib.sim.sheets`` draws them again.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib.agent.closed_loop import Trajectory
+from lib.agent.closed_loop import Trajectory, Trial
 from lib.evaluate import stress_report
-from lib.evaluate.stress_report import alike, opened, report, worst_mixture
+from lib.evaluate.stress_report import alike, count_opened, report, worst_mixture
 from lib.sim.stress import STRESS_KINDS, stress_kinds
 from tests.evaluate.test_baselines import policy
 
@@ -16,9 +16,11 @@ class Weak:
     """A suite whose robot fails where a rule of the stress says so; it notes the seeds."""
 
     def __init__(self, fails):
-        self.seeds = list(range(100, 200))
         self.driven = []
         self._fails = fails
+
+    def trials(self, count, **asked):
+        return [Trial(100 + index, **asked) for index in range(count)]
 
     def run(self, name, agent, trials):
         self.driven += [trial.seed for trial in trials]
@@ -29,7 +31,7 @@ def test_drawers_are_counted_for_each_mixture_on_its_own_positions():
     """In the order asked for, whatever their numbers of positions."""
     suite = Weak(lambda stress: stress.push > 0.5)
     asked = [({}, 0, 3), ({"push": 1.0}, 3, 2), ({"push": 0.2}, 1, 4)]
-    assert opened(suite, "robot", None, asked) == [3, 0, 4]
+    assert count_opened(suite, "robot", None, asked) == [3, 0, 4]
     assert suite.driven == [100, 101, 102, 103, 104, 101, 102, 103, 104]
 
 
