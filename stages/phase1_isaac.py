@@ -26,6 +26,7 @@ NOMINAL = {
     "share_mixed": 0.0,
     "visual_share": 0.0,
     "visual_severity": 0.0,
+    "dropout_share": 0.0,
     "detour_share": 0.0,
 }
 

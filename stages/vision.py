@@ -1,11 +1,13 @@
 """SimCLR on the pictures of phase 1 -> checkpoints/vision_backbone.safetensors, features."""
 
 import copy
+from functools import partial
 
 import lib  # noqa: F401  Pins the arithmetic, so it comes before NumPy and torch.
 
 # isort: split
 import numpy as np
+import torch
 
 from lib.base.console import say, timed
 from lib.base.files import write_csv, write_json
@@ -18,16 +20,12 @@ from lib.episode import STATE_HAND
 from lib.learning.checkpoint import save_checkpoint
 from lib.learning.device import arithmetic_class, start
 from lib.learning.loop import Curve
-from lib.models.encoder import encode_all, load_backbone
+from lib.models.encoder import EMBEDDED_LEVEL, encode, encode_all, load_backbone
 from lib.models.frozen import folded, freeze
+from lib.models.look import LookScale
 from lib.params import load_params
-from lib.vision.probes import neighbour_sheet, neighbours, probe, probe_scatter
-from lib.vision.train_backbone import (
-    EMBEDDED_LEVEL,
-    build_backbone,
-    calibrate_batch_norm,
-    train_backbone,
-)
+from lib.vision.probes import TARGETS, fit_probe, neighbour_sheet, neighbours, probe, probe_scatter
+from lib.vision.train_backbone import build_backbone, calibrate_batch_norm, train_backbone
 
 QUERIES, NEIGHBOURS = 6, 3  # rows of the picture sheet, and neighbours in each
 
@@ -49,8 +47,9 @@ def main() -> None:
         canonical = None
         if any(e.source == "views" and e.split == "train" for e in dataset.episodes):
             canonical = load_dataset("vision", ["labels/canonical"], ["train"], ["views"])
+        states = load_dataset("segmenter", ["labels/state"], ["train"], SIMULATED)
         training = (settings, params.safety, fabric, params.seed)
-        curve = train_backbone(model, dataset, *training, canonical)
+        curve = train_backbone(model, dataset, *training, canonical, states)
     else:
         say("vision: use_neural is false, the random frozen backbone serves")
         model.load_state_dict(random.state_dict())
@@ -62,26 +61,40 @@ def main() -> None:
         "frozen": True,
         "use_neural": settings.use_neural,
     }
-    save_checkpoint(BACKBONE, "backbone", config, {"backbone": model.state_dict()})
 
-    frozen = load_backbone()
     levels = list(dict.fromkeys([EMBEDDED_LEVEL, *settings.feature_levels]))
-    features = encode_all(frozen.model, images, levels, "encoding frames")
-    kept = {level: features[level] for level in settings.feature_levels}
-    # Later stages need features in sequence, which views are not.
-    write_frames(FEATURES, kept, dataset.part(lambda e: e.source != "views"), frozen.digest)
+    networks = {"trained": folded(freeze(model)), "random": folded(random)}
+    maps = {
+        name: encode_all(partial(encode, network), images, levels, f"encoding, {name} weights")
+        for name, network in networks.items()
+    }
     labelled = load_dataset("segmenter", ["labels/state"], sources=SIMULATED)
-    baseline = encode_all(
-        folded(random), images, [EMBEDDED_LEVEL], "encoding frames, random weights"
-    )
     keep = dataset.rows_of(labelled)
     labelled.borrow("obs/image", dataset)
-    states = labelled.arrays["labels/state"]
     # Both backbones are judged by the same map, and only on frames that have labels.
-    maps = {"trained": features[EMBEDDED_LEVEL][keep], "random": baseline[EMBEDDED_LEVEL][keep]}
+    judged = {name: found[EMBEDDED_LEVEL][keep] for name, found in maps.items()}
     with timed("probes"):
-        nominal, stressed, scatter = probe(maps["trained"], states, labelled, settings.ridge)
-        random_scores, random_stressed, _ = probe(maps["random"], states, labelled, settings.ridge)
+        weights = {
+            name: fit_probe(found, labelled, settings.ridge) for name, found in judged.items()
+        }
+        nominal, stressed, scatter = probe(weights["trained"], judged["trained"], labelled)
+        random_scores, random_stressed, _ = probe(weights["random"], judged["random"], labelled)
+
+    usual = labelled.seen(labelled.rows(["train"], visual=False))
+    hand = [name.startswith("hand_") for name in TARGETS]
+    parts = {
+        "backbone": model.state_dict(),
+        "look": LookScale.fit(labelled.arrays["obs/image"], usual).tensors(),
+        "hand": {"weights": torch.from_numpy(weights["trained"][:, hand]).float()},
+    }
+    save_checkpoint(BACKBONE, "backbone", config, parts)
+    frozen = load_backbone()
+    # Later stages need features in sequence, which views are not.
+    films = dataset.part(lambda e: e.source != "views")
+    kept = {level: maps["trained"][level] for level in settings.feature_levels}
+    hands = frozen.hand(torch.from_numpy(maps["trained"][EMBEDDED_LEVEL]).float())
+    looks = encode_all(lambda x: {"look": frozen.look(x)}, images, ["look"], "judging looks")
+    write_frames(FEATURES, kept | looks | {"hand": hands.half().numpy()}, films, frozen.digest)
     write_json(
         METRICS / "vision.json",
         {
@@ -95,9 +108,10 @@ def main() -> None:
     )
     write_csv(PLOTS / "vision_loss.csv", curve.rows)
     probe_scatter(PLOTS / "vision_probe.png", scatter, nominal)
+    states = labelled.arrays["labels/state"]
     test = labelled.seen(labelled.rows(["test"]))
     queries = test[np.linspace(0, len(test) - 1, QUERIES + 2, dtype=int)[1:-1]]
-    found = {name: neighbours(x, labelled, queries, NEIGHBOURS) for name, x in maps.items()}
+    found = {name: neighbours(x, labelled, queries, NEIGHBOURS) for name, x in judged.items()}
     neighbour_sheet(
         PLOTS / "vision_neighbours.png",
         labelled.arrays["obs/image"],

@@ -35,7 +35,7 @@ class Observed:
     Attributes:
         observation: (B, D) observations; D is 0 for scripts.
         skill: (B,) index of the policy head to use.
-        severity: (B,) in [0, 1], how far the last predicted frame was from the observed frame.
+        severity: (B,) in [0, 1], how far what is sensed is from what was to be expected.
     """
 
     observation: np.ndarray

@@ -41,7 +41,7 @@ class Percepts:
         vision: (B, D) flattened backbone features.
         memory: (B, D) flattened RNN state.
         skill: (B,) skill indices from the router.
-        severity: (B,) in [0, 1], how far the last predicted frame was from the observed frame.
+        severity: (B,) in [0, 1], how far what is sensed is from what was to be expected.
     """
 
     direct: np.ndarray
@@ -124,31 +124,28 @@ class Perception:
         """Performs the stateful part of a call, for frames that are already encoded.
 
         Args:
-            features: Backbone maps by level.
+            features: Backbone maps by level, and ``look`` and ``hand``; see ``FrozenBackbone``.
             geometry_BG: Geometry features of the same frames.
             proprio_BP: Hand position and gripper opening.
             previous_action_BA: Action that led to the frame.
             first_B: Whether the frame is the first of its episode.
         """
-        features = {level: features[level] for level in self.memory.levels}
+        maps = {level: features[level] for level in self.memory.levels}
         action_BA = torch.as_tensor(previous_action_BA)
         last = self._last
         had_hold = last.had_hold & ~first_B if last else np.zeros(len(first_B), bool)
         to_handle = self.router.to_handle(geometry_BG, proprio_BP)
         skill, has_hold = self.router.route(to_handle, had_hold)
         state = self.memory.step(
-            features, action_BA, last.memory if last else None, torch.as_tensor(first_B)
+            maps, action_BA, last.memory if last else None, torch.as_tensor(first_B)
         )
-        if last:
-            watch = last.watch
-            watch.follow(self.memory, features, state, action_BA, first_B)
-        else:
-            watch = Watch(features, state, action_BA.shape[1])
+        watch = last.watch if last else Watch(len(first_B), action_BA.shape[1], proprio_BP.shape[1])
+        watch.follow(self.memory, features, state, proprio_BP, action_BA, first_B)
         going_on_B1 = ~first_B[:, None]
         motion_BP = going_on_B1 * (proprio_BP - (last.proprio if last else proprio_BP))
         self._last = _Remembered(state, has_hold, proprio_BP.copy(), watch)
-        seen = [x.flatten(1) for x in features.values()]
-        remembered = [state[level].flatten(1) for level in features]
+        seen = [x.flatten(1) for x in maps.values()]
+        remembered = [state[level].flatten(1) for level in maps]
         moved = [proprio_BP, motion_BP, going_on_B1 * previous_action_BA]
         return Percepts(
             direct=np.concatenate([*moved, to_handle, geometry_BG], 1).astype(np.float32),
@@ -172,7 +169,8 @@ def perceive_dataset(perception: Perception, dataset: Dataset) -> Percepts:
         Percepts of every step, with rows as in the dataset; vision and memory are float16.
     """
     levels, count = perception.memory.levels, len(dataset)
-    features = load_frames(FEATURES, levels, dataset, perception.backbone.digest)
+    names = [*levels, "look", "hand"]
+    features = load_frames(FEATURES, names, dataset, perception.backbone.digest)
     geometry = load_frames(GEOMETRY, ["geometry"], dataset, perception.segmenter.digest)["geometry"]
     proprio = dataset.proprio()
     actions = dataset.arrays["actions"]

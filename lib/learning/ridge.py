@@ -50,4 +50,4 @@ def principal_axes(x_ND: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
     """
     gram_DD = (x_ND.T @ x_ND).astype(np.float64) / len(x_ND)
     squares_D, axes_DD = np.linalg.eigh(gram_DD)
-    return squares_D[::-1], np.ascontiguousarray(axes_DD[:, ::-1][:, :count])
+    return squares_D[::-1], axes_DD[:, ::-1][:, :count].copy()

@@ -6,7 +6,6 @@ Tensor suffixes: T time, B batch, C channels, H height, W width.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,6 +15,7 @@ def dynamics_loss(
     hidden: Sequence[Tensor],
     alpha: float,
     beta: float,
+    seen_TB: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Computes the forward-dynamics loss over the levels of a feature pyramid.
 
@@ -34,6 +34,8 @@ def dynamics_loss(
         hidden: Hidden states of each level, (T, B, C, H, W) with T >= 2.
         alpha: Weight of the prediction loss.
         beta: Weight of the smoothness loss.
+        seen_TB: Which targets count in the prediction loss, bool; by default all. Without any, the
+            prediction loss is 0.
 
     Returns:
         Scalars under "total", "prediction" and "smoothness".
@@ -53,8 +55,15 @@ def dynamics_loss(
         if len(h) < 2:
             raise ValueError(f"smoothness needs two time steps or more, got {len(h)}")
     prediction = torch.stack(
-        [F.mse_loss(y, t.detach()) for y, t in zip(predicted, target, strict=True)]
+        [_mean_square(y - t.detach(), seen_TB) for y, t in zip(predicted, target, strict=True)]
     ).mean()
     smoothness = torch.stack([h.diff(dim=0).square().mean() for h in hidden]).mean()
     total = alpha * prediction + beta * smoothness
     return {"total": total, "prediction": prediction, "smoothness": smoothness}
+
+
+def _mean_square(error: Tensor, seen_TB: Tensor | None) -> Tensor:
+    if seen_TB is None:
+        return error.square().mean()
+    squares_TB = error.square().flatten(2).mean(2)
+    return (squares_TB * seen_TB).sum() / seen_TB.sum().clamp_min(1)

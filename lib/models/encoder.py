@@ -5,7 +5,7 @@ Tensor suffixes: B batch, N steps of a dataset, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,13 @@ from lib.base.errors import UserError
 from lib.base.paths import BACKBONE, relative
 from lib.learning.checkpoint import Checkpoint, load_checkpoint
 from lib.learning.halves import in_halves, split
+from lib.learning.portable import matmul
 from lib.models.backbone import Backbone
 from lib.models.frozen import folded, freeze, to_unit
+from lib.models.look import LookScale
 
 ENCODE_BATCH = 128
+EMBEDDED_LEVEL = "p4"  # the level that is trained to hold positions
 
 
 class FrozenBackbone:
@@ -30,6 +33,7 @@ class FrozenBackbone:
         digest: Digest of the weights. Features and checkpoints that depend on the backbone store
             this digest.
         image_size: Side of the square pictures, pixels.
+        look: Function from pictures to how unusual they look.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -44,9 +48,11 @@ class FrozenBackbone:
         self.model = freeze(folded(model))
         self.digest = checkpoint.digest
         self.image_size = config["image_size"]
+        self.look = LookScale(checkpoint.part("look"))
+        self._hand = checkpoint.part("hand")["weights"]
 
     def __call__(self, images_BHW3: np.ndarray | Tensor) -> dict[str, Tensor]:
-        """Returns the feature pyramid of a batch of pictures, float32.
+        """Returns the feature pyramid of a batch of pictures, its ``look`` and ``hand``, float32.
 
         Args:
             images_BHW3: Pictures, uint8.
@@ -59,7 +65,17 @@ class FrozenBackbone:
                 f"{relative(BACKBONE)}: trained on {self.image_size} pixels, given "
                 f"{images_BHW3.shape[1]}; run `dvc repro`"
             )
-        return encode(self.model, images_BHW3)
+        maps = encode(self.model, images_BHW3)
+        return maps | {"look": self.look(images_BHW3), "hand": self.hand(maps[EMBEDDED_LEVEL])}
+
+    @torch.inference_mode()
+    def hand(self, map_BCHW: Tensor) -> Tensor:
+        """Returns where the hand is seen, (B, 3), m.
+
+        Args:
+            map_BCHW: Maps of EMBEDDED_LEVEL.
+        """
+        return matmul(map_BCHW.flatten(1), self._hand[:-1]) + self._hand[-1]
 
 
 def load_backbone(path: Path = BACKBONE) -> FrozenBackbone:
@@ -96,26 +112,29 @@ def encode(model: Backbone, images_BHW3: np.ndarray | Tensor) -> dict[str, Tenso
 
 
 def encode_all(
-    model: Backbone, images_NHW3: np.ndarray, levels: Sequence[str], label: str
+    encoder: Callable[[np.ndarray], dict[str, Tensor]],
+    images_NHW3: np.ndarray,
+    names: Sequence[str],
+    label: str,
 ) -> dict[str, np.ndarray]:
     """Encodes every picture of a dataset once.
 
     Args:
-        model: Backbone in evaluation mode.
+        encoder: Function from a batch of pictures to tensors by name.
         images_NHW3: Pictures, uint8.
-        levels: Pyramid levels to keep.
+        names: Names of the tensors to keep, such as pyramid levels.
         label: Label of the progress bar.
 
     Returns:
-        Feature maps (N, C, H, W) by level, float16.
+        Arrays (N, ...) by name, float16.
     """
     out: dict[str, np.ndarray] = {}
     starts = range(0, len(images_NHW3), ENCODE_BATCH)
     for start in track(starts, label, len(starts), "batches"):
-        maps = encode(model, images_NHW3[start : start + ENCODE_BATCH])
-        for level in levels:
-            values = maps[level].half().numpy()
-            if level not in out:
-                out[level] = np.empty((len(images_NHW3), *values.shape[1:]), np.float16)
-            out[level][start : start + len(values)] = values
+        found = encoder(images_NHW3[start : start + ENCODE_BATCH])
+        for name in names:
+            values = found[name].half().numpy()
+            if name not in out:
+                out[name] = np.empty((len(images_NHW3), *values.shape[1:]), np.float16)
+            out[name][start : start + len(values)] = values
     return out

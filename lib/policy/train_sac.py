@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -242,8 +243,9 @@ def train_sac(
         autocast: Context in which the trunks run.
 
     Returns:
-        Weights of the actor with the best validation, never worse than the clone; one row for each
-        validation; the curve of the losses; and a dictionary with online_steps and best_step.
+        Weights of the actor that ``choose`` takes from the clone and the validated ones; one row
+        for each validation; the curve of the losses; and a dictionary with online_steps and
+        best_step.
     """
     dim = agent.projector.dim
     learner = Learner(agent.actor, dim, agent.condition, settings, safety, seed, autocast)
@@ -251,11 +253,11 @@ def train_sac(
     explore = torch.Generator().manual_seed(named_seed(seed, "exploration"))
     online = Replay(settings.online_steps + 1000, dim, settings.n_step, settings.gamma)
     curve = Curve(max(1, count_updates(settings)))
-    best, best_score, best_step = copy.deepcopy(agent.actor.state_dict()), (-1.0, 0.0), 0
+    checkpoints: list[dict[str, Tensor]] = []
+    success: list[float] = []
     rows: list[dict[str, float]] = []
 
     def check(step: int) -> None:
-        nonlocal best, best_score, best_step
         agent.explore, agent.actor = None, learner.average
         # The clone acts alike under every preference, as the expert does, so one preset is enough.
         asked = settings.presets if step else {settings.preset: settings.weights}
@@ -275,11 +277,8 @@ def train_sac(
         utility = float(np.mean(values))
         figures = (*published[:-1], utility, worst)
         rows.append({"step": step, **dict(zip(VALIDATED, figures, strict=True))})
-        # Success is compared first, then utility; on a tie the earlier policy is kept.
-        score = (min(worst, published.success_last), utility)
-        if score > best_score:
-            best, best_score = copy.deepcopy(learner.average.state_dict()), score
-            best_step = step
+        checkpoints.append(copy.deepcopy(learner.average.state_dict()))
+        success.append(min(worst, published.success_last))
 
     def update() -> None:
         with timed("updates"), small_operations():
@@ -334,8 +333,30 @@ def train_sac(
             due = [step for step in due if step > done + steps_each]
             loop = None
     agent.explore = None
-    facts = {"online_steps": settings.online_steps, "best_step": best_step}
-    return best, rows, curve, facts
+    best = choose(success, [row["utility"] for row in rows], settings.validate_episodes)
+    facts = {"online_steps": settings.online_steps, "best_step": int(rows[best]["step"])}
+    return checkpoints[best], rows, curve, facts
+
+
+def choose(success: Sequence[float], utility: Sequence[float], positions: int) -> int:
+    """Returns which of the validated checkpoints is published.
+
+    It is the one with the highest utility among those whose success the positions cannot tell from
+    the highest: not more than one standard error below it (the one-standard-error rule, Breiman et
+    al. 1984, "Classification and Regression Trees"). A few positions cannot tell a policy that
+    opens 39 drawers of 40 from one that opens 40, but they can tell a fast one from a slow one.
+
+    Args:
+        success: Success of each checkpoint, as a share of the positions; the earliest first.
+        utility: Utility of each checkpoint; among equal ones the earliest is chosen.
+        positions: Number of validation positions.
+    """
+    best = max(success)
+    # Agresti and Coull 1998: with two more successes and failures each, the error is not 0 at 1.
+    share = (best * positions + 2) / (positions + 4)
+    error = math.sqrt(share * (1 - share) / (positions + 4))
+    equal = [index for index, value in enumerate(success) if value >= best - error]
+    return max(equal, key=lambda index: utility[index])
 
 
 def sample_mixed(recorded: Replay, online: Replay, count: int, rng: np.random.Generator) -> Batch:

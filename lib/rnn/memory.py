@@ -16,8 +16,9 @@ from lib.base.paths import BACKBONE, SPATIAL_RNN, relative
 from lib.learning.checkpoint import load_checkpoint
 from lib.models.convgru import ConvGRU
 from lib.models.frozen import freeze
+from lib.rnn.motion import MotionModel
 from lib.rnn.normalizer import Normalizer
-from lib.rnn.surprise import Surprise, SurpriseScale, imagine
+from lib.rnn.surprise import SurpriseScale, imagine
 
 
 class SpatialMemory:
@@ -29,7 +30,8 @@ class SpatialMemory:
         digest: Digest of the checkpoint.
         levels: Pyramid levels that the RNN reads.
         normalize: Normaliser of the features.
-        surprise: Calibrated scale of the prediction errors.
+        motion: Model of the hand's motion.
+        surprise: Calibrated scale of what differs from what was expected.
     """
 
     def __init__(self, path: Path = SPATIAL_RNN, *, backbone_digest: str) -> None:
@@ -53,11 +55,8 @@ class SpatialMemory:
         self.digest = checkpoint.digest
         self.levels: list[str] = list(config["levels"])
         self.normalize = Normalizer(checkpoint.part("mean"), checkpoint.part("std"))
-        self.surprise = SurpriseScale(
-            checkpoint.part("surprise_axes"),
-            checkpoint.part("surprise_variances"),
-            **config["surprise"],
-        )
+        self.motion = MotionModel(checkpoint.part("motion")["weights"].numpy())
+        self.surprise = SurpriseScale.load(config["surprise"], checkpoint.part("surprise"))
         self._model: ConvGRU | None = None
         if config["use_neural"]:
             model = ConvGRU(config["levels"], config["action_dim"], config["hidden_channels"])
@@ -108,15 +107,3 @@ class SpatialMemory:
             Normalised features by level, T steps later.
         """
         return imagine(self._model, self.normalize(features), actions_TBA, state)
-
-    @torch.inference_mode()
-    def judge(self, foreseen: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Surprise:
-        """Measures how far a frame is from its prediction AHEAD steps before.
-
-        Args:
-            foreseen: Return value of ``foresee`` for the AHEAD actions that led to the frame.
-                The calibration does not hold for another number of actions.
-            features: Backbone maps (B, C, H, W) of the frame by level.
-        """
-        z = self.normalize(features)
-        return self.surprise.judge({name: foreseen[name] - z[name] for name in foreseen})

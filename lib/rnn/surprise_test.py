@@ -18,13 +18,12 @@ from lib.base.errors import UserError
 from lib.base.paths import MANIFEST, relative
 from lib.data.dataset import Dataset, Reference
 from lib.models.convgru import ConvGRU
+from lib.rnn.motion import MotionModel
 from lib.rnn.normalizer import Normalizer
-from lib.rnn.surprise import SurpriseScale, episode_errors
+from lib.rnn.surprise import Sensed, SurpriseScale, episode_deviations
 from lib.sim.rollout import RolloutRequest, stressed_rollouts
-from lib.sim.stress import LOOK_KINDS, Stress, stress_kinds
+from lib.sim.stress import Stress, stress_kinds
 
-VISUAL = ("dropout", *LOOK_KINDS)
-DYNAMIC = ("misgrasp", "slip", "push", "dynamics", "hand_start")
 EPISODE_QUANTILE = 0.95
 STREAM = "surprise-test"  # the episode score was chosen on the positions of another stream
 HORIZON = 70  # control steps; the expert needs 60 in the wide world
@@ -33,23 +32,24 @@ NOMINAL = frozenset({"action_noise"})  # stress kinds that a nominal episode of 
 
 def calibrate(
     model: ConvGRU | None,
-    features: Mapping[str, np.ndarray],
+    seen: Mapping[str, np.ndarray],
     dataset: Dataset,
     normalize: Normalizer,
     *,
     components: int,
     quantile: float,
     factor: float,
-) -> SurpriseScale:
-    """Calibrates the scale of the prediction errors on nominal episodes.
+) -> tuple[MotionModel, SurpriseScale]:
+    """Fits the model of the motion and calibrates the scale of surprise, on nominal episodes.
 
-    The training episodes give the covariance of the errors, because it needs many episodes. The
-    validation episodes show how large the errors are on episodes that were not trained on.
+    The training episodes give the model and the covariances, because these need many episodes. The
+    validation episodes show how large deviations are on episodes that were not trained on.
 
     Args:
         model: The RNN in evaluation mode; None for persistence.
-        features: Features (N, C, H, W) by level, with rows as in the dataset.
-        dataset: Dataset with ``actions``.
+        seen: Features (N, C, H, W) by level, and ``look`` and ``hand`` (see ``FrozenBackbone``),
+            with rows as in the dataset.
+        dataset: Dataset with ``obs/eef_pos``, ``obs/gripper`` and ``actions``.
         normalize: Normaliser of the features.
         components: Number of principal axes with their own variance.
         quantile: Share of the validation frames that are known.
@@ -68,32 +68,35 @@ def calibrate(
     if not train or not valid:
         say("surprise: only one split has nominal episodes, so it alone sets covariance and scale")
 
-    def errors(episodes: Sequence[Reference]) -> list[dict[str, torch.Tensor]]:
-        return [
-            episode_errors(
-                model,
-                normalize({level: torch.from_numpy(x[e.rows]) for level, x in features.items()}),
-                torch.from_numpy(dataset.arrays["actions"][e.rows]),
+    proprio, actions = dataset.proprio(), dataset.arrays["actions"]
+    motion = MotionModel.fit([(proprio[e.rows], actions[e.rows]) for e in train or valid])
+
+    def deviations(episodes: Sequence[Reference]) -> list[dict[str, torch.Tensor]]:
+        found = []
+        for e in episodes:
+            mine = {name: torch.from_numpy(x[e.rows]) for name, x in seen.items()}
+            sensed = Sensed(
+                normalize(mine), mine["look"], mine["hand"], proprio[e.rows], actions[e.rows]
             )
-            for e in episodes
-        ]
+            found.append(episode_deviations(model, motion, sensed))
+        return found
 
-    of_train, of_valid = errors(train), errors(valid)
+    of_train, of_valid = deviations(train), deviations(valid)
     both = (of_train or of_valid, of_valid or of_train)
-    return SurpriseScale.of(*both, components, quantile, factor)
+    return motion, SurpriseScale.of(*both, components, quantile, factor)
 
 
-def episode_score(scale: SurpriseScale, errors: Mapping[str, torch.Tensor]) -> float:
+def episode_score(scale: SurpriseScale, deviations: Mapping[str, torch.Tensor]) -> float:
     """Returns the surprise of an episode: the 0.95 quantile of ``SurpriseScale.value``.
 
     This quantile shows a fault that lasts for a twentieth of an episode, but not a single odd
     frame.
 
     Args:
-        scale: Calibrated scale of the prediction errors.
-        errors: Return value of ``episode_errors``.
+        scale: Calibrated scale of surprise.
+        deviations: Return value of ``episode_deviations``.
     """
-    return float(torch.quantile(scale.value(errors).double(), EPISODE_QUANTILE))
+    return float(torch.quantile(scale.value(deviations).double(), EPISODE_QUANTILE))
 
 
 def separation(scores: Sequence[tuple[str, float]]) -> dict[str, float]:
@@ -103,13 +106,13 @@ def separation(scores: Sequence[tuple[str, float]]) -> dict[str, float]:
         scores: Stress kind and score of each episode of a suite.
 
     Returns:
-        AUROC of the visual and dynamic kinds together (``auroc``), and of each kind by name.
+        AUROC of all kinds together (``auroc``), and of each kind by name.
     """
     by_kind: dict[str, list[float]] = {}
     for kind, value in scores:
         by_kind.setdefault(kind, []).append(value)
     nominal = by_kind.pop("nominal")
-    together = [v for kind in (*VISUAL, *DYNAMIC) for v in by_kind.get(kind, [])]
+    together = [value for values in by_kind.values() for value in values]
     return {
         "auroc": round(auroc(together, nominal), 6),
         **{kind: round(auroc(values, nominal), 6) for kind, values in by_kind.items()},
@@ -140,7 +143,7 @@ def suite_kinds(world: str, per_kind: int) -> list[str]:
 
 def suite(
     task: str, world: str, seed: int, image_size: int, per_kind: int, severity: float
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Rolls out the episodes of ``suite_kinds``.
 
     Args:
@@ -152,8 +155,9 @@ def suite(
         severity: Severity of the one stress kind that is active in an episode.
 
     Yields:
-        Kind, (T, H, W, 3) uint8 frames and (T, A) float32 actions of each episode. The actions are
-        the commanded ones, because a robot does not know how noise or a slip changed them.
+        Kind, (T, H, W, 3) uint8 frames, (T, P) float32 proprioception and (T, A) float32 actions of
+        each episode. The actions are the commanded ones, because a robot does not know how noise or
+        a slip changed them.
     """
     kinds = suite_kinds(world, per_kind)
     asked = RolloutRequest(
@@ -162,4 +166,5 @@ def suite(
     stresses = [Stress(**({} if kind == "nominal" else {kind: severity})) for kind in kinds]
     rollouts = stressed_rollouts(asked, stresses)
     for kind, item in zip(kinds, rollouts, strict=True):
-        yield kind, item.obs["image"], item.labels["command"]
+        proprio = np.concatenate([item.obs["eef_pos"], item.obs["gripper"]], 1)
+        yield kind, item.obs["image"], proprio, item.labels["command"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -30,10 +31,13 @@ def train_rnn(
     safety: Safety,
     fabric: Fabric,
     seed: int,
+    seen_N: np.ndarray,
 ) -> Curve:
     """Trains the RNN on windows: on real frames in a warm-up, then on its own predictions.
 
-    The length of the warm-up is drawn for each batch, from one frame to ``settings.warmup``.
+    The length of the warm-up is drawn for each batch, from one frame to ``settings.warmup``. The
+    RNN takes in black pictures, but none is a target: nothing foretells that a camera fails, and
+    the error of one black picture is as large as that of a hundred others.
 
     Args:
         model: RNN, trained in place.
@@ -43,15 +47,19 @@ def train_rnn(
         safety: Settings of the gradient clipping and the NaN guard.
         fabric: Lightning Fabric, which sets device and precision.
         seed: Seed for the choice of the windows and their warm-ups.
+        seen_N: Whether the picture of each row of the dataset is not black.
 
     Returns:
         Loss curves of ``prediction``, ``smoothness`` and ``total``.
     """
     model.to(fabric.device).train()
     rng = np.random.default_rng(named_seed(seed, "windows"))
+    following = np.arange(1, settings.window)
 
     def losses_of_step(step: int) -> dict[str, Tensor]:
-        maps, actions = windows.batch(rng.choice(len(windows), settings.batch_size))
+        chosen = rng.choice(len(windows), settings.batch_size)
+        maps, actions = windows.batch(chosen)
+        seen_TB = torch.from_numpy(seen_N[windows.starts[chosen] + following[:, None]])
         z = {name: x.to(fabric.device) for name, x in normalize(maps).items()}
         # With only one real frame the model cannot see motion, so it must learn to use the actions.
         warmup = int(rng.integers(1, settings.warmup + 1))
@@ -71,6 +79,7 @@ def train_rnn(
             outs[levels:],
             settings.alpha,
             settings.beta,
+            seen_TB.to(fabric.device),
         )
 
     optimizer = Optimizer(

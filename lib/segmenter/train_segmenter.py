@@ -167,4 +167,11 @@ def train_segmenter(
     )
     curve = fit("segmenter", losses_of_step, optimizer, settings.steps, fabric.autocast)
     twins.average_buffers()
+    bias = model.primitive_head.bias
+    assert bias is not None
+    with torch.no_grad():
+        # Class weights teach the network to take rare classes for as many times more frequent than
+        # they are. Their logarithms take that back (logit adjustment, Menon et al. 2021, arXiv
+        # 2007.07314).
+        bias -= torch.where(balance > 0, balance, 1.0).log()
     return curve

@@ -24,7 +24,7 @@ from lib.sim import economics
 from lib.sim.scene import Scene, camera_place
 from lib.sim.simulation import Simulation
 from lib.sim.skills import skill_phase
-from lib.sim.stress import PUSH_STEPS, STRESS_KINDS, Disturbance, Stress, draw
+from lib.sim.stress import DROPOUT_STEPS, PUSH_STEPS, STRESS_KINDS, Disturbance, Stress, draw
 from lib.sim.tasks import get_task
 from lib.sim.world import PLAIN, WORLDS, Furniture, World, disturb, draw_world, starts
 
@@ -237,7 +237,7 @@ class ManipulationEnv(gym.Env):
         raw = self._sim.reset(world.position, world.yaw, world.hand)
         self._step, self._slip_left, self._slipped = 0, 0, False
         self._had_hold = np.zeros(1, bool)
-        self._damaged = False
+        self._damaged = self._dark = False
         self._done_at: int | None = None
         self._late: deque[tuple[dict[str, np.ndarray], bool]] = deque(maxlen=drawn.latency + 1)
         self._constant = np.array([getattr(self._stress, k) for k in STRESS_KINDS], np.float32)
@@ -413,16 +413,29 @@ class ManipulationEnv(gym.Env):
         proprio = raw[:PROPRIO].astype(np.float32)
         proprio[:3] += drawn.hand_offset.astype(np.float32)
         # Drawn even if no images are rendered: the motion must not depend on rendering.
-        dropped = self.np_random.random() < drawn.dropout
-        if self._scene is None or dropped or not self._pictures:
+        self._dark = self.np_random.random() < self._dropping(drawn.dropout)
+        if self._scene is None or self._dark or not self._pictures:
             image = self._black.copy()
         else:
             image = self._scene.rgb()
-        self._late.append(({"image": image, "proprio": proprio}, dropped))
+        self._late.append(({"image": image, "proprio": proprio}, self._dark))
         observation, black = self._late[0]
         if black:
             self._at_work[DROPOUT] = self._stress.dropout
         return observation
+
+    def _dropping(self, share: float) -> float:
+        """Returns the probability that this frame is black, as the last one was or was not.
+
+        Black frames come in runs of DROPOUT_STEPS on average, as from a loose cable: a two-state
+        Markov chain (Gilbert 1960, "Capacity of a Burst-Noise Channel").
+
+        Args:
+            share: Share of the frames that are black in the long run.
+        """
+        if self._dark:
+            return 1 - 1 / DROPOUT_STEPS
+        return share / (1 - share) / DROPOUT_STEPS
 
     def _info(
         self, raw: np.ndarray, executed: np.ndarray, energy: float, damages: int, success: bool

@@ -56,6 +56,7 @@ class Phase1Sima2(Section):
     action_noise: Share
     visual_share: Share
     visual_severity: Share
+    dropout_share: Share
     detour_share: Share
     view_rollouts: Annotated[int, Field(ge=0)]
     views: Count
@@ -96,8 +97,8 @@ def plan(
         index: Number of the episode.
         seed: The data seed.
         mix: share_success, share_failure, share_recovery, share_mixed, action_noise,
-            visual_share, visual_severity, detour_share of params.yaml. Looks (LOOK_KINDS) are
-            stressed together.
+            visual_share, visual_severity, dropout_share, detour_share of params.yaml. Looks
+            (LOOK_KINDS) are stressed together.
         task: Task that defines the free space for the waypoints of a detour.
         world: One of WORLDS; it says which kinds of stress there are.
         stream: Purpose of the episodes; each stream has its own plans.
@@ -122,6 +123,8 @@ def plan(
     away = rng.random() < mix["detour_share"]
     count = int(rng.integers(1, WAYPOINTS + 1)) if away else 0
     detour = tuple(tuple(rng.uniform(*task.free_space).tolist()) for _ in range(count))
+    if rng.random() < mix["dropout_share"]:
+        severities["dropout"] = rng.uniform(0, 1)
     return Plan(template, Stress(**severities), detour)
 
 

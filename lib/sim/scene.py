@@ -33,15 +33,25 @@ def primitive_of_geoms(model: mujoco.MjModel, task: Task) -> np.ndarray:
     return table
 
 
+def view_direction(azimuth: float, elevation: float) -> np.ndarray:
+    """Returns the unit vector along which a camera looks, (3,).
+
+    Args:
+        azimuth: Angle around the vertical axis, degrees.
+        elevation: Elevation angle, degrees; negative looks down.
+    """
+    azimuth, elevation = np.deg2rad([azimuth, elevation])
+    flat = np.cos(elevation)
+    return np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
+
+
 def camera_place(camera: Camera) -> np.ndarray:
     """Returns the place of a camera, (3,) m.
 
     Args:
         camera: The camera.
     """
-    azimuth, elevation = np.deg2rad([camera.azimuth, camera.elevation])
-    flat = np.cos(elevation)
-    ahead = np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
+    ahead = view_direction(camera.azimuth, camera.elevation)
     return np.asarray(camera.lookat) - camera.distance * ahead
 
 

@@ -7,6 +7,7 @@ from the episode's own random generator, so a rollout depends only on its seed.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +18,17 @@ SLIP_M = 0.10  # distance by which the hand is torn off upwards
 SLIP_STEP_M = 0.02  # upward motion in one control step
 PUSH_N = 600.0  # force on the hand, or on the part towards closing, for PUSH_STEPS
 PUSH_STEPS = 4
-DAMPING_FACTOR = 100.0  # the part's joint damping is multiplied by up to 1 + this
-FRICTION_N = 150.0  # largest dry friction of the part's joint
-LIGHT_SHARE = 0.6  # the brightness of each colour is multiplied by 1 +- at most this
+DAMPING_FACTOR = 600.0  # the part's joint damping is multiplied by up to 1 + this
+FRICTION_N = 300.0  # largest dry friction of the part's joint
+LIGHT_FACTOR = 5.0  # the light is this many times as bright or as dark, at most
+TINT_SHARE = 0.3  # of that change, which the colours of the light do not share
 CAMERA_DEG = 8.0  # largest change of azimuth and elevation
 CAMERA_SHARE = 0.08  # largest relative change of the distance
 CAMERA_M = 0.02  # largest shift of the point looked at, along each axis
 DROPOUT_SHARE = 0.4  # share of the frames that are black
-LATENCY_STEPS = 2  # control steps by which observations are delayed
+DROPOUT_STEPS = 8  # mean number of black frames in a row
+LATENCY_STEPS = 5  # control steps by which observations are delayed
+LEAST = 0.5  # a light or a camera differs by at least this share of the most
 # Those of the kinds of WORLD_KINDS stand in lib/sim/world.py.
 
 
@@ -38,12 +42,12 @@ class Stress:
         slip: After the part has begun to move, the hand is torn off it.
         push: A short force on the hand or the part.
         dynamics: More damping and dry friction in the part's joint.
-        light: Changed brightness and colour of the light.
+        light: A dark or a glaring light, and another tint of it.
         camera: Changed camera pose.
-        dropout: Black frames.
+        dropout: Black frames, several in a row.
         latency: Delayed observations.
-        colours: Parts and table in almost the same colour.
-        texture: A chequered pattern on parts and table.
+        colours: Parts and table in the same colour.
+        texture: A chequered pattern instead of the colours of parts and table.
         distractors: Bars in the colour of the handle that stand about.
         hand_start: A start of the hand outside the usual space.
         occlusion: An object that floats between the camera and the handle.
@@ -160,6 +164,17 @@ def draw_camera(
     return rng.uniform(-1, 1, 6) * largest
 
 
+def _far(x: Any) -> Any:
+    """Moves numbers in [-1, 1] away from 0, to where their magnitude is LEAST or more."""
+    return np.sign(x) * (LEAST + (1 - LEAST) * np.abs(x))
+
+
+def _times(most: float, share: np.ndarray) -> np.ndarray:
+    """Returns factors between 1 / most (share -1), 1 (share 0) and most (share 1)."""
+    size = 1 + (most - 1) * np.abs(share)
+    return np.where(share < 0, 1 / size, size)
+
+
 def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
     """Draws the disturbances of one episode.
 
@@ -177,8 +192,9 @@ def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
     slip_at, push_at = rng.uniform(0.15, 0.6), int(rng.integers(3, 35))
     push_part, heading = bool(rng.random() < 0.3), rng.normal(size=3)
     push = np.array([0.0, 1.0, 0.0]) if push_part else heading / np.linalg.norm(heading)
-    light = draw_light(LIGHT_SHARE, rng)
-    camera = draw_camera(CAMERA_DEG, CAMERA_SHARE, CAMERA_M, rng)
+    brighter, tint = _far(rng.uniform(-1, 1)), rng.uniform(-1, 1, 3)
+    camera = _far(draw_camera(1.0, 1.0, 1.0, rng))
+    camera *= np.array([CAMERA_DEG] * 2 + [CAMERA_SHARE] + [CAMERA_M] * 3)
     damping, friction = rng.uniform(0.5, 1) * DAMPING_FACTOR, rng.uniform(0.5, 1) * FRICTION_N
     return Disturbance(
         action_noise_std=stress.action_noise * ACTION_NOISE_STD,
@@ -190,7 +206,7 @@ def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
         push_part=push_part,
         damping=1 + stress.dynamics * damping,
         friction=stress.dynamics * friction,
-        light=1 + stress.light * (light - 1),
+        light=_times(LIGHT_FACTOR, stress.light * (brighter + TINT_SHARE * tint)),
         camera=stress.camera * camera,
         dropout=stress.dropout * DROPOUT_SHARE,
         latency=round(stress.latency * LATENCY_STEPS),

@@ -18,7 +18,7 @@ from lib.base.files import atomic
 from lib.sim.env import ManipulationEnv
 from lib.sim.experts import ScriptedExpert
 from lib.sim.faces import FILE, mesh_key, mesh_rows
-from lib.sim.scene import Scene
+from lib.sim.scene import Scene, view_direction
 from lib.sim.stress import Stress, draw, stress_kinds
 from lib.sim.tasks import TASKS
 from lib.sim.world import WORLDS
@@ -70,10 +70,8 @@ class Survey:
         depth = np.pad(self._renderer.render(), 1, mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(depth, (3, 3))
         depth = windows.max((2, 3)) + TOLERANCE_M
-        azimuth, elevation = np.deg2rad([view.azimuth, view.elevation])
-        flat = np.cos(elevation)
-        forward = np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
-        right = np.cross(forward, [0, 0, 1]) / flat
+        forward = view_direction(view.azimuth, view.elevation)
+        right = np.cross(forward, [0, 0, 1]) / np.hypot(*forward[:2])
         axes = np.stack([forward, right, np.cross(right, forward)], 1)
         eye = view.lookat - view.distance * forward
         model, data = self._model, self._data

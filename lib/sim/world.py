@@ -21,7 +21,7 @@ from lib.sim.tasks import Task
 WORLDS = ("wide", "metaworld")
 
 # Ranges of the wide world. Lengths are metres.
-X_M, Y_M, YAW_DEG = 0.15, 0.06, 25.0  # drawer: largest deviation from Meta-World's middle
+X_M, Y_M, YAW_DEG = 0.18, 0.08, 30.0  # drawer: largest deviation from Meta-World's middle
 HAND_LOW, HAND_HIGH = (-0.2, 0.45, 0.1), (0.2, 0.62, 0.35)
 LIGHT_SHARE = 0.25  # the brightness of each colour is multiplied by 1 +- at most this
 CAMERA_DEG, CAMERA_SHARE, CAMERA_M = 2.0, 0.02, 0.01  # a camera that was taken off and put back
@@ -52,11 +52,10 @@ TOUCHING = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 CONTRAST = 0.35
 COLOUR_TRIES = 40
 # Magnitudes of stress at severity 1; the kinds stand in lib/sim/stress.py.
-COLOUR_SHARE = 0.85  # of the way from the colour of a surface to the one colour of all
 CHEQUERS = 4  # steps of contrast of the chequered pattern; the last is black and white
 DISTRACTORS = 5  # number of bars
 DISTRACTOR_M = (0.05, 0.012)  # half width and half height of a bar, as of the handle
-HAND_M = np.array([0.15, 0.0, 0.12])  # how far beyond the usual space the hand starts
+HAND_M = np.array([0.25, 0.0, 0.15])  # how far beyond the usual space the hand starts
 OCCLUDER_M = 0.055  # radius of the object between camera and handle
 OCCLUDER_AT = 0.45  # share of the way from the handle to the camera at which it floats
 HANDLE_HEIGHT_M = 0.09
@@ -278,7 +277,9 @@ def disturb(world: World, stress: Stress, camera: np.ndarray, rng: np.random.Gen
         return world
     colours, textures = world.look.colours.copy(), world.look.textures
     parts = colours[: len(SURFACES)]
-    parts += COLOUR_SHARE * stress.colours * (common - parts)
+    parts += stress.colours * (common - parts)
+    # The pattern multiplies the colour of a surface, and white shows the pattern alone.
+    parts += stress.texture * (1 - parts)
     contrast = math.ceil(stress.texture * CHEQUERS)
     if contrast:
         textures = np.full(len(SURFACES), len(TEXTURES) - 1 + contrast)

@@ -25,6 +25,7 @@ class Vision(Section):
     projection_dim: Count
     reconstruction: NonNegative
     motion: NonNegative
+    state: NonNegative
     shift_px: Annotated[int, Field(ge=0, le=32)]
     blur: Share
     colour: Share

@@ -57,18 +57,46 @@ def telling(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return dataset.seen(rows[~late[rows]])
 
 
-def probe(
-    features_NCHW: np.ndarray, states_NS: np.ndarray, dataset: Dataset, penalty: float
-) -> tuple[dict[str, float], dict[str, float], dict[str, np.ndarray]]:
-    """Fits a probe on training episodes and scores it on test episodes.
+def fit_probe(features_NCHW: np.ndarray, dataset: Dataset, penalty: float) -> np.ndarray:
+    """Fits a probe on training episodes.
 
     Only the rows that ``telling`` returns are used.
 
     Args:
         features_NCHW: Frozen features of every step of the dataset.
-        states_NS: The array labels/state of the same steps.
-        dataset: Dataset with the splits, the tags and ``obs/image``.
+        dataset: Dataset with the splits, the tags, ``obs/image`` and ``labels/state``.
         penalty: Penalty of the ridge regression.
+
+    Returns:
+        Weights (D + 1, K), as of ``lib.learning.ridge.fit_ridge``, in the order of TARGETS.
+    """
+    views = dataset.part(lambda e: bool(e.tags.get("views")))
+    films = dataset.part(lambda e: not e.tags.get("views"))
+    # Consecutive frames of a film look nearly alike.
+    train = np.concatenate([films.rows(["train"], every=2), views.rows(["train"])])
+    train = telling(dataset, np.sort(train))
+    return fit_ridge(_flat(features_NCHW)[train], _truth(dataset)[train], penalty)
+
+
+def _flat(features_NCHW: np.ndarray) -> np.ndarray:
+    return features_NCHW.reshape(len(features_NCHW), -1)
+
+
+def _truth(dataset: Dataset) -> np.ndarray:
+    return dataset.arrays["labels/state"][:, list(TARGETS.values())].astype(np.float64)
+
+
+def probe(
+    weights: np.ndarray, features_NCHW: np.ndarray, dataset: Dataset
+) -> tuple[dict[str, float], dict[str, float], dict[str, np.ndarray]]:
+    """Scores a probe on test episodes.
+
+    Only the rows that ``telling`` returns are used.
+
+    Args:
+        weights: Return value of ``fit_probe``.
+        features_NCHW: Frozen features of every step of the dataset.
+        dataset: Dataset with the splits, the tags, ``obs/image`` and ``labels/state``.
 
     Returns:
         Two dictionaries of scores and the data for plots. The scores are the R2 of each target that
@@ -78,14 +106,7 @@ def probe(
         light and camera (empty if there are none). The plot data are the truth and the prediction
         of the nominal test steps.
     """
-    x = features_NCHW.reshape(len(features_NCHW), -1)
-    y = states_NS[:, list(TARGETS.values())].astype(np.float64)
-    views = dataset.part(lambda e: bool(e.tags.get("views")))
-    films = dataset.part(lambda e: not e.tags.get("views"))
-    # Consecutive frames of a film look nearly alike.
-    train = np.concatenate([films.rows(["train"], every=2), views.rows(["train"])])
-    train = telling(dataset, np.sort(train))
-    weights = fit_ridge(x[train], y[train], penalty)
+    x, y = _flat(features_NCHW), _truth(dataset)
     scores, scatter = [], {}
     for visual in (True, False):
         rows = telling(dataset, dataset.rows(["test"], visual=visual))
@@ -128,7 +149,7 @@ def neighbours(
         Rows (Q, K) and their cosine similarities to the query, (Q, K), the nearest first. The mean
         over all frames is subtracted first; otherwise all frames would be similar.
     """
-    x = features_NCHW.reshape(len(features_NCHW), -1).astype(np.float32)
+    x = _flat(features_NCHW).astype(np.float32)
     x -= x.mean(0)
     x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-12
     similarity = x[queries] @ x.T

@@ -21,14 +21,17 @@ from lib.data.dataset import Dataset, Reference
 from lib.learning.augment import Augment, shifted
 from lib.learning.halves import Twins, in_halves
 from lib.learning.loop import Curve, Optimizer, fit, warmup_cosine
+from lib.learning.portable import Linear
 from lib.losses.contrastive import nt_xent
 from lib.models.backbone import Backbone, ProjectionHead, ReconstructionHead
+from lib.models.encoder import EMBEDDED_LEVEL
 from lib.models.frozen import channels_last, to_unit
 from lib.params import Safety
 from lib.vision import Vision
+from lib.vision.probes import FIXED, TARGETS, telling
 
-EMBEDDED_LEVEL = "p4"  # the contrastive loss compares this level: it keeps positions
 CALIBRATION_BATCHES = 8
+SHIFT_UNIT = 2.0  # pixels; makes the shift as large as the features
 MEAN_OF = 1000  # canonical pictures whose mean shows what never moves
 
 
@@ -93,6 +96,30 @@ def motion_weights(target_B3HW: Tensor, scene_B3HW: Tensor, settings: Vision) ->
     return (1 + settings.motion * motion / (motion.mean() + 1e-6)) / (1 + settings.motion)
 
 
+class _Known:
+    """Finds the row of a frame in another dataset, which holds only some of the frames."""
+
+    def __init__(self, dataset: Dataset, part: Dataset | None) -> None:
+        """Stores which frames the other dataset holds.
+
+        Args:
+            dataset: Dataset of all frames.
+            part: Dataset of some of its episodes; None for none.
+        """
+        self._row = np.full(len(dataset), -1)
+        if part is not None:
+            self._row[dataset.rows_of(part)] = np.arange(len(part))
+
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which frames the other dataset holds, (B,) bool, and the rows of these there.
+
+        Args:
+            rows: Rows of the frames, (B,).
+        """
+        there = self._row[rows]
+        return there >= 0, there[there >= 0]
+
+
 class Plain:
     """Finds the second picture of each frame: its canonical picture, or itself."""
 
@@ -103,10 +130,9 @@ class Plain:
             dataset: Dataset with ``obs/image``.
             canonical: Dataset with ``labels/canonical`` of some of the episodes; None for none.
         """
-        self._row = np.full(len(dataset), -1)
+        self._known = _Known(dataset, canonical)
         self._pictures: Tensor | None = None
         if canonical is not None:
-            self._row[dataset.rows_of(canonical)] = np.arange(len(canonical))
             self._pictures = torch.from_numpy(canonical.arrays["labels/canonical"])
 
     def of(self, rows: np.ndarray, images_BHW3: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,9 +148,9 @@ class Plain:
         """
         if self._pictures is None:
             return images_BHW3, torch.ones(len(rows), dtype=torch.bool)
-        known = self._row[rows] >= 0
+        known, there = self._known.of(rows)
         second = images_BHW3.clone()
-        second[known] = self._pictures[self._row[rows][known]]
+        second[known] = self._pictures[there]
         return second, torch.from_numpy(known)
 
     def mean(self) -> Tensor:
@@ -132,6 +158,53 @@ class Plain:
         assert self._pictures is not None
         some = self._pictures[:: max(1, len(self._pictures) // MEAN_OF)]
         return F.avg_pool2d(to_unit(some).mean(0, keepdim=True), 2)
+
+
+class StateHead(torch.nn.Module):
+    """Predicts the true state from a map by one linear layer, and measures its error.
+
+    The layer is told by how far the picture was shifted, because a shift moves the map and not the
+    state.
+    """
+
+    def __init__(self, dataset: Dataset, states: Dataset, inputs: int) -> None:
+        """Stores the scaled states and builds the layer.
+
+        Args:
+            dataset: Dataset with ``obs/image``.
+            states: Dataset with ``labels/state`` of some of the episodes.
+            inputs: Number of numbers in a map.
+        """
+        super().__init__()
+        self._known = _Known(dataset, states)
+        truth = states.arrays["labels/state"][:, list(TARGETS.values())].astype(np.float64)
+        rows = dataset.rows_of(states)
+        self._tells = np.isin(rows, telling(dataset, rows))
+        mean, spread = truth[self._tells].mean(0), truth[self._tells].std(0)
+        scaled = (truth - mean) / np.where(spread > FIXED, spread, 1)
+        self._truth = torch.from_numpy(scaled).float()
+        self.layer = Linear(inputs + 2, len(TARGETS))
+
+    def forward(self, map_BCHW: Tensor, shifts_2B: Tensor, rows: np.ndarray) -> Tensor:
+        """Returns the mean squared error over the frames whose picture shows a known state.
+
+        Args:
+            map_BCHW: Maps of the shifted pictures.
+            shifts_2B: Shift of each picture, pixels.
+            rows: Rows of the pictures in the dataset.
+
+        Returns:
+            Error in units of the variance of each target, a scalar; 0 if no frame has a state.
+        """
+        known, there = self._known.of(rows)
+        truth = torch.zeros(len(rows), len(TARGETS))
+        truth[known] = self._truth[there]
+        counted = np.zeros(len(rows), np.float32)
+        counted[known] = self._tells[there]
+        counted_B = torch.from_numpy(counted).to(map_BCHW.device)
+        shifts = (shifts_2B.T / SHIFT_UNIT).to(map_BCHW.device)
+        error = self.layer(torch.cat([map_BCHW.flatten(1), shifts], 1)) - truth.to(shifts.device)
+        return (error.square().mean(1) * counted_B).sum() / counted_B.sum().clamp_min(1)
 
 
 def train_backbone(
@@ -142,8 +215,11 @@ def train_backbone(
     fabric: Fabric,
     seed: int,
     canonical: Dataset | None = None,
+    states: Dataset | None = None,
 ) -> Curve:
-    """Trains a backbone with the NT-Xent loss and, if its weight is not 0, a reconstruction loss.
+    """Trains a backbone with the NT-Xent loss and two more, unless their weights are 0.
+
+    These are the reconstruction of the picture and the regression of the state.
 
     Args:
         model: Backbone, trained in place.
@@ -154,9 +230,10 @@ def train_backbone(
         seed: Seed for the choice of the frames and for their random views.
         canonical: Dataset with ``labels/canonical`` of some of the training episodes. If given,
             only their frames are reconstructed.
+        states: Dataset with ``labels/state`` of some of the training episodes.
 
     Returns:
-        Loss curves of ``contrastive``, ``reconstruction`` and ``total``.
+        Loss curves of ``contrastive``, ``reconstruction``, ``state`` and ``total``.
     """
     generator = torch.Generator().manual_seed(named_seed(seed, "views"))
     augment = Augment(
@@ -172,7 +249,11 @@ def train_backbone(
     head = ProjectionHead(channels * side * side, 256, settings.projection_dim)
     decoder = ReconstructionHead(channels) if settings.reconstruction else None
     encoders = torch.nn.ModuleList([m for m in (model, decoder) if m is not None])
-    trained = torch.nn.ModuleList([encoders, head]).to(fabric.device).train()
+    reader = None
+    if settings.state and states is not None:
+        reader = StateHead(dataset, states, channels * side * side)
+    heads = torch.nn.ModuleList([m for m in (head, reader) if m is not None])
+    trained = torch.nn.ModuleList([encoders, heads]).to(fabric.device).train()
     twins = Twins(model)
     batch = min(settings.batch_size, len(seen))
     scenes = None
@@ -197,6 +278,9 @@ def train_backbone(
         z1, z2 = head(torch.cat([first, second]).flatten(1)).float().chunk(2)
         losses = {"contrastive": nt_xent(z1, z2, settings.temperature)}
         losses["total"] = losses["contrastive"]
+        if reader is not None:
+            losses["state"] = reader(first.float(), shifts, rows)
+            losses["total"] = losses["total"] + settings.state * losses["state"]
         if scenes is not None:
             # The target is the clean picture, reconstructed from the first view: the features
             # must hold what the blur, colour and noise of the view hide. The target is shifted
@@ -216,7 +300,8 @@ def train_backbone(
             losses["reconstruction"] = squares.mean()
             # Dividing by the mean variance of the pixels makes the weight of this loss
             # independent of how much the pictures differ.
-            variance = target[known_B].var(dim=0, correction=0).mean() + 1e-4
+            # No frame of a batch may have a canonical picture.
+            variance = target[known_B].var(dim=0, correction=0).mean().nan_to_num() + 1e-4
             weighted = settings.reconstruction * (weights * squares).mean() / variance
             losses["total"] = losses["total"] + weighted
         return losses

@@ -34,10 +34,31 @@ def test_frames_of_other_weights_are_refused_naming_both_files(tmp_path, monkeyp
 GRIPPER_AT = 3  # in what is fed to the policy directly
 
 
+class Foreseen:
+    """Finds nothing surprising but how far a frame is from what was foreseen of it."""
+
+    def by_sense(self, deviations):
+        return {sense: torch.full((len(x),), -np.inf) for sense, x in deviations.items()}
+
+    def value(self, errors):
+        return -errors["p4"][:, 0].double()
+
+    def judge(self, value):
+        return Surprise(value, value, np.zeros(len(value)))
+
+
+class Unmoved:
+    """Expects the hand to stay where it is."""
+
+    def predict(self, proprio, motion, action):
+        return np.zeros((len(proprio), 3))
+
+
 class Oblivious:
     """A memory that keeps nothing; what it finds surprising is what a frame says of itself."""
 
     levels = ("p4",)
+    surprise, motion = Foreseen(), Unmoved()
 
     def step(self, features, action, state, first):
         return {"p4": torch.zeros(len(action), 1)}
@@ -45,9 +66,13 @@ class Oblivious:
     def foresee(self, features, actions, state):
         return {"p4": features["p4"] + actions[..., :1].sum(0)}
 
-    def judge(self, foreseen, features):
-        error = (features["p4"] - foreseen["p4"])[:, 0].double().numpy()
-        return Surprise(error, error, np.zeros(len(error)))
+    def normalize(self, features):
+        return features
+
+
+def seen_as(p4: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the backbone says of pictures with these maps."""
+    return {"p4": p4, "look": torch.ones(len(p4), 1), "hand": torch.zeros(len(p4), 3)}
 
 
 def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode():
@@ -61,7 +86,7 @@ def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode(
     begins = [(True, True), (False, False), (False, True)]
 
     def follow(step: int, first: tuple[bool, bool]) -> np.ndarray:
-        maps = {"p4": torch.zeros(2, 1)}
+        maps = seen_as(torch.zeros(2, 1))
         return stack.update_state(
             maps, geometry, proprio[step], action[step], np.array(first)
         ).direct
@@ -128,8 +153,9 @@ def test_surprise_compares_a_frame_with_what_was_foreseen_of_it():
     begun, expected = np.zeros(2, int), np.zeros(2)
     for step in range(steps):
         with stack.undisturbed():
-            stack.update_state({"p4": frames[0]}, geometry, proprio, action[0], np.zeros(2, bool))
-        maps = {"p4": frames[step], "p3": None}
+            seen = seen_as(frames[0])
+            stack.update_state(seen, geometry, proprio, action[0], np.zeros(2, bool))
+        maps = {**seen_as(frames[step]), "p3": None}
         found = stack.update_state(maps, geometry, proprio, action[step], first[step]).severity
         for robot in range(2):
             if first[step, robot]:
@@ -166,7 +192,7 @@ def test_the_memory_goes_on_from_its_last_state_and_the_action_that_was_taken():
         moved = np.zeros((2, 4), np.float32)
         moved[:, 0] = action
         percepts = stack.update_state(
-            {"p4": torch.tensor(frame)[:, None]},
+            seen_as(torch.tensor(frame)[:, None]),
             np.zeros((2, 1)),
             np.zeros((2, 4), np.float32),
             moved,
@@ -187,7 +213,7 @@ def test_a_picture_goes_through_backbone_and_segmenter():
 
     class Means:
         def __call__(self, given):
-            return {"p4": torch.tensor(given.reshape(2, -1).mean(1))[:, None].float()}
+            return seen_as(torch.tensor(given.reshape(2, -1).mean(1))[:, None].float())
 
         def geometry(self, given):
             return torch.tensor(given.reshape(2, -1).mean(1))[:, None]
@@ -208,9 +234,10 @@ def test_recordings_are_perceived_as_a_robot_perceives_them(monkeypatch):
     data.arrays["actions"] = rng.uniform(-1, 1, (count, 4)).astype(np.float32)
     maps = rng.normal(size=(count, 1)).astype(np.float16)
     shapes = rng.normal(size=(count, 1)).astype(np.float32)
+    seen = {name: x.half().numpy() for name, x in seen_as(torch.from_numpy(maps)).items()}
     monkeypatch.setattr(
         "lib.agent.perception.load_frames",
-        lambda path, names, *_: {names[0]: maps if path == FEATURES else shapes},
+        lambda path, names, *_: seen if path == FEATURES else {"geometry": shapes},
     )
     stack = adding_stack()
     stack.backbone = stack.segmenter = type("Weights", (), {"digest": "abc"})()
@@ -219,7 +246,7 @@ def test_recordings_are_perceived_as_a_robot_perceives_them(monkeypatch):
         alone = adding_stack()
         for step, row in enumerate(range(episode.start, episode.stop)):
             percepts = alone.update_state(
-                {"p4": torch.from_numpy(maps[[row]]).float()},
+                seen_as(torch.from_numpy(maps[[row]]).float()),
                 shapes[[row]],
                 data.proprio()[[row]],
                 data.arrays["actions"][[max(row - 1, episode.start)]],

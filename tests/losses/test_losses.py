@@ -315,6 +315,16 @@ def test_dynamics_loss_equals_its_closed_form():
     close(losses["total"], 0.5 * 10 + 0.1 * 4.5)
 
 
+def test_dynamics_loss_leaves_out_targets_that_were_not_seen():
+    """Of two errors of 2 and 4, one counts; without any, the loss is 0 and not undefined."""
+    predicted = torch.tensor([2.0, 4.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 2, 2)
+    hidden = torch.zeros(2, 2, 1, 1, 1)
+    given = ([predicted], [torch.zeros(1, 2, 3, 2, 2)], [hidden], 1.0, 1.0)
+    for seen, expected in (([1, 0], 4), ([0, 1], 16), ([1, 1], 10), ([0, 0], 0)):
+        losses = dynamics_loss(*given, torch.tensor([seen], dtype=torch.bool))
+        close(losses["prediction"], float(expected))
+
+
 def test_dynamics_loss_sends_no_gradient_to_its_target():
     """The encoder cannot make its features easy to predict."""
     predicted, target = normal(2, 3, seed=1, grad=True), normal(2, 3, seed=2, grad=True)

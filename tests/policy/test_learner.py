@@ -17,7 +17,7 @@ from lib.params import load_params
 from lib.policy import Policy
 from lib.policy.cloning import clone, to_replay
 from lib.policy.replay import Batch, Replay
-from lib.policy.train_sac import Learner, Validation, train_sac
+from lib.policy.train_sac import Learner, Validation, choose, train_sac
 from tests.agent.fakes import PointPerception, PointRobots
 from tests.agent.test_agents import projector
 from tests.factories import dataset
@@ -365,6 +365,7 @@ SHORT = {
     "validate_every": 12,
     "batch_size": 8,
     "lr": 0.01,
+    "validate_episodes": 40,
 }
 
 
@@ -380,10 +381,13 @@ SHORT = {
         ([(0.5, 0.5, -1), (0.9, 0.6, -7), (1, 1, -7), (1, 0.7, -8), (0.8, 1, -8)], 2),
         ([(1, 1, -9)] * 5, 0),
         ([(1, 1, -9), (1, 1, -9), (1, 1, -5), (1, 1, -7), (1, 1, -6)], 2),
+        # One drawer of forty is what chance opens or leaves shut, two are not.
+        ([(1, 1, -9)] + [(0.975, 1, -7), (1, 1, -7)] + [(0.95, 1, -6)] * 2, 1),
+        ([(1, 1, -9), (1, 0.975, -7), (1, 1, -7), (1, 0.95, -6), (1, 1, -6)], 1),
     ],
 )
 def test_the_best_validated_policy_is_published(monkeypatch, scores, published):
-    """Success of the worst preset and at the last step comes first, then utility; ties keep."""
+    """Success that chance does not explain comes first, then utility; ties keep."""
     run = Training(small(**SHORT), scores, monkeypatch)
     assert run.published() == published
     assert run.facts == {"online_steps": 24, "best_step": (0, 12, 24)[published]}
@@ -425,3 +429,11 @@ def test_a_training_drives_every_position_once_and_under_all_preferences(monkeyp
     drawn = {tuple(row) for weights in run.preferences for row in weights.round(3).tolist()}
     assert {tuple(weights) for weights in PRESETS.values()} <= drawn
     assert run.agent.explore is None
+
+
+def test_a_checkpoint_is_chosen_by_utility_among_those_of_equal_success():
+    """One standard error below the best is equal; with more positions, less is."""
+    assert choose([1.0, 0.975, 0.9], [-3, -2, -1], 40) == 1
+    assert choose([1.0, 0.975, 0.9], [-3, -2, -1], 4000) == 0
+    assert choose([1.0, 0.975, 0.9], [-3, -2, -1], 10) == 1
+    assert choose([0.975, 1.0], [-1, -1], 40) == 0

@@ -109,3 +109,22 @@ def test_classes_are_balanced_by_what_is_believed():
     trust[:, 20:26, 4:10] = 0
     assert class_balance(wrong)[HANDLE] > 0
     assert class_balance(wrong, trust)[HANDLE] == 0
+
+
+def test_the_class_weights_are_taken_back_after_training():
+    """Without a step worth the name, the biases are those of the start less the log weights."""
+    params = load_params("compute", "safety", "segmenter")
+    small = {"widths": [4, 8], "steps": 1, "batch_size": 4, "lr": 1e-12}
+    settings = params.segmenter.model_copy(update=small)
+    compute = params.compute.model_copy(update={"threads": torch.get_num_threads()})
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    dataset, table = drawn_dataset(FEWEST), {"sima2": np.ones(len(PRIMITIVES), np.float32)}
+    fabric = start(compute, 0)
+    model = UNet(num_classes=len(PRIMITIVES), widths=settings.widths)
+    before = model.primitive_head.bias.detach().clone()
+    train_segmenter(model, dataset, table, settings, params.safety, fabric, 0)
+    torch.use_deterministic_algorithms(deterministic)
+    weights = class_balance(dataset.arrays["labels/segmentation"][dataset.rows(["train"])])
+    assert 0 < (weights == 0).sum() < len(PRIMITIVES) - 1
+    expected = torch.where(weights > 0, -weights.clamp_min(1e-9).log(), 0.0)
+    torch.testing.assert_close(model.primitive_head.bias - before, expected, atol=1e-6, rtol=0)

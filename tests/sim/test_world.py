@@ -17,7 +17,6 @@ from lib.sim.stress import WORLD_KINDS, Stress, stress_kinds
 from lib.sim.views import views
 from lib.sim.world import (
     CLUTTER,
-    COLOUR_SHARE,
     CONTRAST,
     DISTRACTORS,
     FAR,
@@ -286,14 +285,16 @@ def test_other_kinds_do_not_change_with_one_of_them(wide):
 
 
 def test_colours_come_together_and_the_bars_are_like_the_handle(wide):
-    """At severity 1, a tenth of the distance or a little more is left."""
+    """At severity 1, all surfaces have one colour; at a half, half of the distance is left."""
     for seed in range(5):
         wide.reset(seed=seed, options={"stress": Stress()})
         calm = wide.world.look.colours[:4]
+        wide.reset(seed=seed, options={"stress": Stress(colours=0.5)})
+        apart = np.ptp(wide.world.look.colours[:4], axis=0) / np.ptp(calm, axis=0)
+        np.testing.assert_allclose(apart, 0.5, atol=1e-6)
         wide.reset(seed=seed, options={"stress": Stress(colours=1.0, distractors=1.0)})
         world = wide.world
-        apart = np.ptp(world.look.colours[:4], axis=0) / np.ptp(calm, axis=0)
-        np.testing.assert_allclose(apart, 1 - COLOUR_SHARE, atol=1e-6)
+        np.testing.assert_allclose(np.ptp(world.look.colours[:4], axis=0), 0, atol=1e-9)
         bars = [g for g in range(wide._sim.model.ngeom) if "distractor" in _body(wide, g)]
         assert len(bars) == DISTRACTORS
         assert (world.distractors[:, 2] > 0).sum() >= 2

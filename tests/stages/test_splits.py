@@ -79,7 +79,9 @@ def rnn_of(tmp_path, monkeypatch):
 
         def maps(images):
             small = images.reshape(len(images), 4, SIDE // 4, 4, SIDE // 4, 3).mean((2, 4))
-            return {"p4": np.moveaxis(small, -1, 1).astype(np.float16) / 255}
+            level = np.moveaxis(small, -1, 1).astype(np.float16) / 255
+            means = level.mean((2, 3))
+            return {"p4": level, "look": means[:, :1], "hand": means}
 
         def backbone(images):
             return {k: torch.from_numpy(v).float() for k, v in maps(images).items()}
@@ -87,7 +89,7 @@ def rnn_of(tmp_path, monkeypatch):
         backbone.digest, backbone.image_size = "backbone", SIDE
         rng, still = np.random.default_rng(3), np.zeros((16, 4), np.float32)
         episodes = [
-            (kind, rng.integers(0, 255, (16, SIDE, SIDE, 3), dtype=np.uint8), still)
+            (kind, rng.integers(0, 255, (16, SIDE, SIDE, 3), dtype=np.uint8), still, still)
             for kind in ["nominal", *rnn.suite_kinds("wide", 1)[3:]]
         ]
         small = {"steps": 2, "batch_size": 4, "hidden_channels": 4, "window": 12, "levels": ["p4"]}
@@ -106,7 +108,8 @@ def rnn_of(tmp_path, monkeypatch):
         left.weights = digest_of(saved.part("rnn"))
         left.scale = (saved.part("mean"), saved.part("std"))
         left.known = saved.config["surprise"]
-        left.axes = {k: v for k, v in saved.tensors.items() if k.startswith("surprise")}
+        calibrated = ("surprise", "motion")
+        left.axes = {k: v for k, v in saved.tensors.items() if k.startswith(calibrated)}
         return left
 
     return run_it

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lib.params import load_params
-from lib.vision.probes import TARGETS, UNITS, neighbours, probe, telling
-from lib.vision.train_backbone import Plain, mean_pictures, motion_weights
+from lib.vision.probes import TARGETS, UNITS, fit_probe, neighbours, probe, telling
+from lib.vision.train_backbone import Plain, StateHead, mean_pictures, motion_weights
 from tests.factories import dataset
 
 
@@ -44,7 +44,8 @@ def test_a_probe_reads_what_is_there_from_pictures_that_tell():
     features[80:] = -99.0
     data.arrays["obs/image"] = images
     assert telling(data, data.rows(["test"])).tolist() == [r for r in range(40, 80) if r != 50]
-    nominal, stressed, scatter = probe(features, states, data, 1e-9)
+    data.arrays["labels/state"] = states
+    nominal, stressed, scatter = probe(fit_probe(features, data, 1e-9), features, data)
     assert nominal["min_r2"] > 0.9999
     assert len(scatter["truth"]) == 39
     assert stressed == {}
@@ -55,7 +56,8 @@ def test_a_probe_tells_its_error_in_millimetres():
     data = dataset(50, 50, splits="train test")
     data.arrays["obs/image"] = np.ones((100, 4, 4, 3), np.uint8)
     states = np.random.default_rng(0).normal(0, 0.02, size=(100, 11))
-    scores, _, _ = probe(np.ones((100, 1, 1, 1)), states, data, 1.0)
+    data.arrays["labels/state"], nothing = states, np.ones((100, 1, 1, 1))
+    scores, _, _ = probe(fit_probe(nothing, data, 1.0), nothing, data)
     hand_x = states[50:, 0] - states[:50:2, 0].mean()
     assert scores["hand_x_mm"] == pytest.approx(1000 * np.sqrt((hand_x**2).mean()), rel=1e-4)
     units = {f"{name}_{UNITS[name][1]}" for name in TARGETS}
@@ -71,7 +73,8 @@ def test_what_never_differs_is_not_scored():
     data.arrays["obs/image"] = np.ones((80, 4, 4, 3), np.uint8)
     states = np.random.default_rng(0).normal(size=(80, 11))
     states[:, 9:] = 0.9, 0.0
-    scores, _, _ = probe(states.reshape(80, 11, 1, 1), states, data, 1e-9)
+    data.arrays["labels/state"], features = states, states.reshape(80, 11, 1, 1)
+    scores, _, _ = probe(fit_probe(features, data, 1e-9), features, data)
     assert {"drawer_y_r2", "drawer_yaw_r2", "drawer_yaw_deg"}.isdisjoint(scores)
     assert scores["min_r2"] > 0.999
 
@@ -103,3 +106,36 @@ def test_neighbours_are_the_most_alike_frames_of_other_episodes_one_each():
     rows, _ = neighbours(features, dataset(3, 2, 2, 1), np.array([0, 7]), 9)
     assert rows.shape == (2, 3)
     assert not set(rows[0]) & {0, 1, 2}
+
+
+def test_the_state_is_learnt_from_pictures_that_tell_and_shifts_are_told():
+    """A weight for the shift explains it; black, late and unlabelled pictures count nothing."""
+    data = dataset(30, 30, 30, splits="train train train")
+    images = np.ones((90, 4, 4, 3), np.uint8)
+    images[10] = 0
+    data.arrays["obs/image"] = images
+    data.episodes[1].tags["stress_steps"] = {"latency": 30}
+    states = dataset(30, 30, keys=["0", "1"])
+    truth = np.random.default_rng(0).normal(size=(60, 11)).astype(np.float32)
+    truth[:, 9] = 0.9  # the same in every episode
+    states.arrays["labels/state"] = truth
+    columns = list(TARGETS.values())
+    torch.manual_seed(0)
+    head = StateHead(data, states, len(columns))
+    tells = [row for row in range(30) if row != 10]
+    spread = truth[tells][:, columns].std(0)
+    scaled = (truth[:, columns] - truth[tells][:, columns].mean(0)) / np.where(
+        spread > 1e-6, spread, 1
+    )
+    with torch.no_grad():
+        head.layer.weight.copy_(torch.eye(len(columns), len(columns) + 2))
+        head.layer.weight[:, -2:] = 1.0
+        head.layer.bias.zero_()
+    rows = np.array([3, 10, 40, 70, 5])
+    maps = torch.zeros(5, len(columns))
+    maps[[0, 4]] = torch.from_numpy(scaled[[3, 5]]).float()
+    shifts = torch.zeros(2, 5)
+    assert head(maps[..., None, None], shifts, rows).item() == pytest.approx(0, abs=1e-9)
+    shifts[:, 0] = 1.0
+    assert head(maps[..., None, None], shifts, rows).item() == pytest.approx(0.5, rel=1e-5)
+    assert head(maps[:1, :, None, None], shifts[:, :1], np.array([70])).item() == 0
