@@ -20,9 +20,8 @@ from lib.episode import STATE_HAND
 from lib.learning.checkpoint import save_checkpoint
 from lib.learning.device import arithmetic_class, start
 from lib.learning.loop import Curve
-from lib.models.encoder import EMBEDDED_LEVEL, encode, encode_all, load_backbone
+from lib.models.encoder import EMBEDDED_LEVEL, LookScale, encode, encode_all, load_backbone
 from lib.models.frozen import folded, freeze
-from lib.models.look import LookScale
 from lib.params import load_params
 from lib.vision.probes import TARGETS, fit_probe, neighbour_sheet, neighbours, probe, probe_scatter
 from lib.vision.train_backbone import build_backbone, calibrate_batch_norm, train_backbone

@@ -260,7 +260,7 @@ def test_a_policy_refuses_a_stack_it_was_not_trained_on(small_run):
     path = folder / "checkpoints/spatial_rnn.safetensors"
     whole = path.read_bytes()
     rnn = load_checkpoint(path, "spatial_rnn")
-    parts = {name: rnn.part(name) for name in ("rnn", "mean", "std")}
+    parts = {name: rnn.part(name) for name in ("rnn", "mean", "std", "motion", "surprise")}
     parts["mean"] = {name: value + 0.1 for name, value in parts["mean"].items()}
     save_checkpoint(path, "spatial_rnn", rnn.config, parts)
     result = run(folder, "stages.evaluate")

@@ -189,7 +189,7 @@ class Sensed:
 
     Attributes:
         z: Normalised features (T, C, H, W) by level.
-        look: (T, 1) how unusual each picture looks, see ``lib.models.look``.
+        look: (T, 1) how unusual each picture looks, see ``LookScale``.
         hand: (T, 3) where the hand is seen, m.
         proprio: (T, P) proprioception.
         actions: (T, A) action taken on each frame.

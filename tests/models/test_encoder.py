@@ -7,8 +7,7 @@ import torch
 from lib.base.errors import UserError
 from lib.learning.checkpoint import load_checkpoint, save_checkpoint
 from lib.models.backbone import Backbone
-from lib.models.encoder import load_backbone
-from lib.models.look import LookScale
+from lib.models.encoder import LookScale, load_backbone
 
 
 def test_the_frozen_backbone_has_no_gradients_and_one_that_is_not_frozen_is_refused(tmp_path):

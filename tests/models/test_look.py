@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lib.models.look import LookScale, statistics
+from lib.models.encoder import LookScale, statistics
 
 
 def test_the_statistics_are_mean_and_spread_of_each_part():

@@ -616,7 +616,7 @@ def test_dropout_blackens_its_share_of_the_frames(env, blind):
     for seed in range(30):
         rows = run(blind, seed, Stress(dropout=1.0), agent=lambda obs: np.zeros(4))
         films.append([row[4]["stress"][column] > 0 for row in rows])
-    assert films[8] == black
+    assert films[8] == black[: len(films[8])]
     share, begun = np.mean(films), np.diff(films, axis=1, prepend=False)
     # Within four standard deviations; neighbouring frames are alike, so it is a wide interval.
     assert abs(share - DROPOUT_SHARE) < 0.1
