@@ -22,8 +22,8 @@ from lib.base.errors import UserError
 from lib.base.paths import BACKBONE, relative
 from lib.learning.checkpoint import Checkpoint, load_checkpoint
 from lib.learning.halves import in_halves, split
-from lib.learning.mahalanobis import Mahalanobis
 from lib.learning.portable import matmul, sqrt
+from lib.learning.ridge import Mahalanobis
 from lib.models.backbone import Backbone
 from lib.models.frozen import folded, freeze, to_unit
 

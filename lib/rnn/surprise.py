@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.learning.mahalanobis import Mahalanobis
+from lib.learning.ridge import Mahalanobis
 from lib.models.convgru import ConvGRU
 from lib.rnn.motion import MotionModel
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib.learning.mahalanobis import Mahalanobis
+from lib.learning.ridge import Mahalanobis
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -14,7 +14,14 @@ from lib.rnn.memory import SpatialMemory
 from lib.rnn.motion import MotionModel
 from lib.rnn.normalizer import Normalizer
 from lib.rnn.skill import HORIZONS, STEPS, prediction_skill
-from lib.rnn.surprise import AHEAD, Sensed, SurpriseScale, episode_deviations, imagine
+from lib.rnn.surprise import (
+    AHEAD,
+    Sensed,
+    SurpriseScale,
+    episode_deviations,
+    imagine,
+    present,
+)
 from lib.rnn.surprise_test import auroc, calibrate, separation, suite_kinds
 from lib.rnn.watch import Watch
 from lib.sim.stress import STRESS_KINDS, WORLD_KINDS
@@ -126,6 +133,14 @@ def test_a_scale_is_the_same_after_it_was_stored():
     again = SurpriseScale.load(scale.config(), scale.tensors())
     assert torch.equal(again.value(errors), scale.value(errors))
     assert (again.known, again.unknown) == (scale.known, 3 * scale.known)
+
+
+def test_a_hand_that_is_seen_elsewhere_than_it_is_felt_deviates_by_the_way_between():
+    """The gripper's opening has no say; how a picture looks is passed on."""
+    seen, felt = torch.tensor([[0.3, 0.5, 0.2]]), np.array([[0.1, 0.6, 0.2, 1.0]], np.float32)
+    found = present(torch.tensor([[1.5]]), seen, felt)
+    torch.testing.assert_close(found["hand"], torch.tensor([[0.2, -0.1, 0.0]]))
+    assert found["look"].tolist() == [[1.5]]
 
 
 def test_the_motion_of_a_hand_that_follows_a_linear_law_is_foreseen():
