@@ -124,4 +124,4 @@ class Watch:
         for kept, now in ((self._features, features), (self._state, state)):
             for name, x in kept.items():
                 x[again] = now[name][again]
-        return self._foreseen.copy()
+        return self._foreseen

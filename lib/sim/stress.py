@@ -150,7 +150,7 @@ def draw_light(share: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_camera(
-    degrees: float, share: float, metres: float, rng: np.random.Generator
+    degrees: float, share: float, metres: float, rng: np.random.Generator, least: float = 0.0
 ) -> np.ndarray:
     """Draws changes of a camera's azimuth, elevation (degrees), distance (share), lookat (m), (6,).
 
@@ -159,14 +159,15 @@ def draw_camera(
         share: Largest relative change of the distance.
         metres: Largest shift of the point looked at, along each axis.
         rng: Random generator.
+        least: Smallest size of each change, as a share of its largest.
     """
     largest = np.array([degrees, degrees, share, metres, metres, metres])
-    return rng.uniform(-1, 1, 6) * largest
+    return _far(rng.uniform(-1, 1, 6), least) * largest
 
 
-def _far(x: Any) -> Any:
-    """Moves numbers in [-1, 1] away from 0, to where their magnitude is LEAST or more."""
-    return np.sign(x) * (LEAST + (1 - LEAST) * np.abs(x))
+def _far(x: Any, least: float) -> Any:
+    """Moves numbers in [-1, 1] away from 0, to where their magnitude is ``least`` or more."""
+    return np.sign(x) * (least + (1 - least) * np.abs(x))
 
 
 def _times(most: float, share: np.ndarray) -> np.ndarray:
@@ -192,9 +193,8 @@ def draw(stress: Stress, rng: np.random.Generator) -> Disturbance:
     slip_at, push_at = rng.uniform(0.15, 0.6), int(rng.integers(3, 35))
     push_part, heading = bool(rng.random() < 0.3), rng.normal(size=3)
     push = np.array([0.0, 1.0, 0.0]) if push_part else heading / np.linalg.norm(heading)
-    brighter, tint = _far(rng.uniform(-1, 1)), rng.uniform(-1, 1, 3)
-    camera = _far(draw_camera(1.0, 1.0, 1.0, rng))
-    camera *= np.array([CAMERA_DEG] * 2 + [CAMERA_SHARE] + [CAMERA_M] * 3)
+    brighter, tint = _far(rng.uniform(-1, 1), LEAST), rng.uniform(-1, 1, 3)
+    camera = draw_camera(CAMERA_DEG, CAMERA_SHARE, CAMERA_M, rng, LEAST)
     damping, friction = rng.uniform(0.5, 1) * DAMPING_FACTOR, rng.uniform(0.5, 1) * FRICTION_N
     return Disturbance(
         action_noise_std=stress.action_noise * ACTION_NOISE_STD,

@@ -75,14 +75,19 @@ def fit_probe(features_NCHW: np.ndarray, dataset: Dataset, penalty: float) -> np
     # Consecutive frames of a film look nearly alike.
     train = np.concatenate([films.rows(["train"], every=2), views.rows(["train"])])
     train = telling(dataset, np.sort(train))
-    return fit_ridge(_flat(features_NCHW)[train], _truth(dataset)[train], penalty)
+    return fit_ridge(_flat(features_NCHW)[train], truth_of(dataset)[train], penalty)
 
 
 def _flat(features_NCHW: np.ndarray) -> np.ndarray:
     return features_NCHW.reshape(len(features_NCHW), -1)
 
 
-def _truth(dataset: Dataset) -> np.ndarray:
+def truth_of(dataset: Dataset) -> np.ndarray:
+    """Returns the true value of each of TARGETS at every step, (N, len(TARGETS)) float64.
+
+    Args:
+        dataset: Dataset with ``labels/state``.
+    """
     return dataset.arrays["labels/state"][:, list(TARGETS.values())].astype(np.float64)
 
 
@@ -106,7 +111,7 @@ def probe(
         light and camera (empty if there are none). The plot data are the truth and the prediction
         of the nominal test steps.
     """
-    x, y = _flat(features_NCHW), _truth(dataset)
+    x, y = _flat(features_NCHW), truth_of(dataset)
     scores, scatter = [], {}
     for visual in (True, False):
         rows = telling(dataset, dataset.rows(["test"], visual=visual))

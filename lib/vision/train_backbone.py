@@ -28,7 +28,7 @@ from lib.models.encoder import EMBEDDED_LEVEL
 from lib.models.frozen import channels_last, to_unit
 from lib.params import Safety
 from lib.vision import Vision
-from lib.vision.probes import FIXED, TARGETS, telling
+from lib.vision.probes import FIXED, TARGETS, telling, truth_of
 
 CALIBRATION_BATCHES = 8
 SHIFT_UNIT = 2.0  # pixels; makes the shift as large as the features
@@ -177,7 +177,7 @@ class StateHead(torch.nn.Module):
         """
         super().__init__()
         self._known = _Known(dataset, states)
-        truth = states.arrays["labels/state"][:, list(TARGETS.values())].astype(np.float64)
+        truth = truth_of(states)
         rows = dataset.rows_of(states)
         self._tells = np.isin(rows, telling(dataset, rows))
         mean, spread = truth[self._tells].mean(0), truth[self._tells].std(0)
