@@ -45,10 +45,7 @@ def main() -> None:
     lame = (policy, backbone, recordings, settings.baseline_episodes)
     with closing(Suite(settings.num_envs, seeds, world=params.world, **options)) as suite:
         films = Films(seeds[: settings.videos])
-        watched = {"policy": films}
-        runs = {
-            name: suite.run(name, agent, films=watched.get(name)) for name, agent in agents.items()
-        }
+        runs = suite.run_each(agents, films={"policy": films})
         blind = run_baselines(suite, *lame)
         worlds = {params.world: suite.brief({**runs, **blind})}
         exchange = exchanged(suite, policy, runs["policy"], settings.exchange_episodes)
@@ -66,13 +63,12 @@ def main() -> None:
         # Severe stress comes first: its episodes may fail and then take longest. The others fill
         # the remaining environments meanwhile.
         asked = {severe: settings.stress_severe_episodes, severity: settings.stress_episodes}
-        stress = suite.stressed(compared, asked, stress_kinds(params.world))
+        stress = suite.stressed(compared, asked, stress_kinds(params.world), runs)
     # The same robots in the world that they were not trained in, on fewer positions.
     for other in (world for world in WORLDS if world != params.world):
         few = seeds[: settings.other_episodes]
         with closing(Suite(settings.num_envs, few, world=other, **options)) as suite:
-            ends = suite.trials(linger=0)
-            found = {name: suite.run(f"{name}, {other}", a, ends) for name, a in agents.items()}
+            found = suite.run_each(agents, suite.trials(linger=0), when=f", {other}")
             worlds[other] = suite.brief({**found, **run_baselines(suite, *lame)})
     figures = {
         **worlds,

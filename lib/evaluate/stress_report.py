@@ -9,15 +9,14 @@ of their own, because it is repeated while recipes are chosen.
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import combinations, islice
 
 import numpy as np
-import torch
 
-from lib.agent.agents import Agent, PolicyAgent
+from lib.agent.agents import Agent
 from lib.base.errors import UserError
 from lib.base.files import write_text
 from lib.base.paths import ROOT
@@ -43,14 +42,14 @@ Mixture = Mapping[str, float]
 
 
 def count_opened(
-    suite: Suite, name: str, agent: Agent, asked: Sequence[tuple[Mixture, int, int]]
-) -> list[int]:
-    """Returns how many drawers an agent opens under each of several mixtures of stress.
+    suite: Suite, what: str, agents: Mapping[str, Agent], asked: Sequence[tuple[Mixture, int, int]]
+) -> list[dict[str, int]]:
+    """Returns how many drawers each agent opens under each of several mixtures of stress.
 
     Args:
         suite: Positions and environments.
-        name: Name of the run in the log.
-        agent: The agent.
+        what: What the log says after the name of each agent.
+        agents: Agents by name.
         asked: Severities by kind, first position and number of positions.
     """
     trials = [
@@ -58,22 +57,12 @@ def count_opened(
         for mixture, first, count in asked
         for trial in suite.trials(first + count, stress=Stress(**mixture), linger=0)[first:]
     ]
-    runs = iter(suite.run(name, agent, trials))
-    return [sum(next(runs).succeeded for _ in range(count)) for _, _, count in asked]
-
-
-def alike(robots: Mapping[str, Agent], name: str) -> bool:
-    """Returns whether an agent has the weights of the policy, so that it need not be driven again.
-
-    Args:
-        robots: Agents by name.
-        name: Name of the agent.
-    """
-    one, other = robots["policy"], robots[name]
-    if not (isinstance(one, PolicyAgent) and isinstance(other, PolicyAgent)):
-        return one is other
-    states = (agent.actor.state_dict() for agent in (one, other))
-    return all(torch.equal(*pair) for pair in zip(*(s.values() for s in states), strict=True))
+    found = suite.run_each(agents, trials, when=f", {what}")
+    runs = {name: iter(trajectories) for name, trajectories in found.items()}
+    return [
+        {name: sum(t.succeeded for t in islice(mine, count)) for name, mine in runs.items()}
+        for _, _, count in asked
+    ]
 
 
 def worst_mixture(suite: Suite, policy: Agent, kinds: Sequence[str]) -> Mixture:
@@ -99,10 +88,10 @@ def worst_mixture(suite: Suite, policy: Agent, kinds: Sequence[str]) -> Mixture:
             drawn = zip(chosen, np.minimum(shares, 1.0).round(2).tolist(), strict=True)
             mixtures.append(dict(sorted(drawn, key=lambda pair: -pair[1])))
         asked = [(mixture, POSITIONS, SEARCH_POSITIONS) for mixture in mixtures]
-        counts = count_opened(suite, f"search, round {number + 1}", policy, asked)
-        for count, mixture in zip(counts, mixtures, strict=True):
-            if count < worst[0]:
-                worst = count, mixture
+        found = count_opened(suite, f"search, round {number + 1}", {"policy": policy}, asked)
+        for counts, mixture in zip(found, mixtures, strict=True):
+            if counts["policy"] < worst[0]:
+                worst = counts["policy"], mixture
     return worst[1]
 
 
@@ -162,34 +151,28 @@ def main() -> int:
     """Writes docs/stress.md and returns the exit code."""
     try:
         params = load_params("task", "world", "compute", "economics", "evaluate")
-        robots = load_robots(params.task, start(params.compute, params.evaluate.seed).autocast)
+        loaded = load_robots(params.task, start(params.compute, params.evaluate.seed).autocast)
         size = load_backbone().image_size
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    robots = {name: loaded[name] for name in ROBOTS}
     kinds = stress_kinds(params.world)
     count = POSITIONS + SEARCH_POSITIONS
     seeds = [episode_seed(params.evaluate.seed, i, STREAM) for i in range(count)]
     options = {"task": params.task, "world": params.world, "horizon": params.evaluate.horizon}
     with closing(Suite(params.evaluate.num_envs, seeds, image_size=size, **options)) as suite:
-        driven = [name for name in ROBOTS if name == "policy" or not alike(robots, name)]
-
-        def each(what: str, mixtures: Sequence[Mixture]) -> list[dict[str, int]]:
-            asked = [(mixture, 0, POSITIONS) for mixture in mixtures]
-            found = {r: count_opened(suite, f"{r}, {what}", robots[r], asked) for r in driven}
-            by_robot = (found.get(r, found["policy"]) for r in ROBOTS)
-            return [
-                dict(zip(ROBOTS, counts, strict=True)) for counts in zip(*by_robot, strict=True)
-            ]
-
-        rows = each("each kind", [{}, *({kind: 1.0} for kind in kinds)])
-        alone = dict(zip(["nominal", *kinds], rows, strict=True))
-        both = list(itertools.combinations(kinds, 2))
+        policy = {"policy": robots["policy"]}
+        asked = [(mixture, 0, POSITIONS) for mixture in ({}, *({kind: 1.0} for kind in kinds))]
+        alone = dict(
+            zip(["nominal", *kinds], count_opened(suite, "each kind", robots, asked), strict=True)
+        )
+        both = list(combinations(kinds, 2))
         asked = [(dict.fromkeys(pair, PAIR_SEVERITY), 0, PAIR_POSITIONS) for pair in both]
-        counts = count_opened(suite, "pairs", robots["policy"], asked)
-        pairs = dict(zip(both, counts, strict=True))
+        found = count_opened(suite, "pairs", policy, asked)
+        pairs = {pair: counts["policy"] for pair, counts in zip(both, found, strict=True)}
         worst = worst_mixture(suite, robots["policy"], kinds)
-        (of_worst,) = each("worst", [worst])
+        (of_worst,) = count_opened(suite, "worst", robots, [(worst, 0, POSITIONS)])
     write_text(REPORT, report(alone, pairs, worst, of_worst))
     return 0
 

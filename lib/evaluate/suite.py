@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
-from lib.agent.agents import Agent, ScriptAgent, load_policy
+from lib.agent.agents import Agent, PolicyAgent, ScriptAgent, load_policy
 from lib.agent.closed_loop import Trajectory, Trial, run_episodes
 from lib.agent.vector import make_vector_env
 from lib.base.console import say, timed
@@ -18,7 +20,7 @@ from lib.evaluate.robot import brief, success_rate
 from lib.learning.device import Autocast
 from lib.media import beside, contact_sheet, save, write_video
 from lib.sim.experts import FastScript, ScriptedExpert
-from lib.sim.stress import NOMINAL, Stress
+from lib.sim.stress import Stress
 from lib.sim.tasks import get_task
 
 MOMENTS = 8  # frames of each episode on the picture sheet
@@ -38,18 +40,30 @@ def load_robots(task: str, autocast: Autocast) -> dict[str, Agent]:
 
     Returns:
         ``policy``, ``cloned``, ``scripted`` and ``fast_script``. If policy.use_neural was false,
-        the scripted expert takes the place of the policy.
+        the scripted expert takes the place of the policy. If the published policy is the clone,
+        both are one agent.
 
     Raises:
         UserError: If a checkpoint is missing or damaged.
     """
     expert = ScriptAgent(ScriptedExpert(get_task(task)))
+    policy = load_policy(POLICY, autocast) or expert
+    cloned = load_policy(CLONED_POLICY, autocast) or expert
     return {
-        "policy": load_policy(POLICY, autocast) or expert,
-        "cloned": load_policy(CLONED_POLICY, autocast) or expert,
+        "policy": policy,
+        "cloned": policy if _alike(policy, cloned) else cloned,
         "scripted": expert,
         "fast_script": ScriptAgent(FastScript()),
     }
+
+
+def _alike(one: Agent, other: Agent) -> bool:
+    """Returns whether two policies would do the same."""
+    if not (isinstance(one, PolicyAgent) and isinstance(other, PolicyAgent)):
+        return one is other
+    states = (agent.actor.state_dict() for agent in (one, other))
+    same = all(torch.equal(*pair) for pair in zip(*(s.values() for s in states), strict=True))
+    return same and one.condition == other.condition
 
 
 class Suite:
@@ -120,6 +134,34 @@ class Suite:
         say(f"evaluate: {name}: success {rate:.2f} of {len(runs)} episodes")
         return runs
 
+    def run_each(
+        self,
+        agents: Mapping[str, Agent],
+        trials: Sequence[Trial] | None = None,
+        *,
+        when: str = "",
+        films: Mapping[str, Films] | None = None,
+    ) -> dict[str, list[Trajectory]]:
+        """Runs several agents on the same trials. An agent with two names is driven only once.
+
+        Args:
+            agents: Agents by name.
+            trials: As for ``run``.
+            when: What the log says after the name of each agent.
+            films: Collectors of frames by name of the agent.
+
+        Returns:
+            Trajectories by name of the agent, in the order of the trials.
+        """
+        runs: dict[str, list[Trajectory]] = {}
+        for name, agent in agents.items():
+            twin = next((other for other in runs if agents[other] is agent), None)
+            mine = (films or {}).get(name)
+            runs[name] = (
+                self.run(name + when, agent, trials, films=mine) if twin is None else runs[twin]
+            )
+        return runs
+
     def trials(self, count: int | None = None, **asked: Any) -> list[Trial]:
         """Returns one trial per position.
 
@@ -139,14 +181,19 @@ class Suite:
         return {name: brief(trajectories, *limits) for name, trajectories in runs.items()}
 
     def stressed(
-        self, agents: Mapping[str, Agent], severities: Mapping[float, int], kinds: Sequence[str]
+        self,
+        agents: Mapping[str, Agent],
+        severities: Mapping[float, int],
+        kinds: Sequence[str],
+        nominal: Mapping[str, Sequence[Trajectory]],
     ) -> list[dict[str, Any]]:
-        """Runs agents under each kind of stress, and without any on the same positions.
+        """Runs agents under each kind of stress, and compares with the same positions without any.
 
         Args:
             agents: Agents by name.
             severities: Number of positions by severity.
             kinds: Kinds of stress.
+            nominal: Trajectories of each agent without stress, on these positions or more.
 
         Returns:
             One row per severity and kind, and one of the kind ``nominal`` per severity: ``kind``,
@@ -158,24 +205,23 @@ class Suite:
             for severity, count in severities.items()
             for kind in (CONTROL, *kinds)
         ]
-        trials = [
-            self.trials(
-                row["episodes"],
-                stress=NOMINAL
-                if row["kind"] == CONTROL
-                else Stress(**{row["kind"]: row["severity"]}),
-                linger=0,
-            )
-            for row in rows
-        ]
         # All trials run in one call, so that no environment idles while the last episode of a kind
         # is still running.
-        every = [trial for asked in trials for trial in asked]
-        for name, agent in agents.items():
-            runs = iter(self.run(f"{name}, stressed", agent, every))
-            for row, asked in zip(rows, trials, strict=True):
-                done = sum(next(runs).succeeded for _ in asked)
-                row |= success_rate(name, done, len(asked))
+        every = [
+            trial
+            for row in rows
+            if row["kind"] != CONTROL
+            for trial in self.trials(
+                row["episodes"], stress=Stress(**{row["kind"]: row["severity"]}), linger=0
+            )
+        ]
+        for name, found in self.run_each(agents, every, when=", stressed").items():
+            runs = iter(found)
+            for row in rows:
+                count = row["episodes"]
+                asked = nominal[name] if row["kind"] == CONTROL else runs
+                done = sum(t.succeeded for t in islice(asked, count))
+                row |= success_rate(name, done, count)
         return rows
 
 

@@ -1,11 +1,12 @@
-"""Losses of the segmenter: focal and Dice for boundaries, cross-entropy for primitives.
+"""Losses of the segmenter: focal and Dice for boundaries, cross-entropy and Dice for primitives.
 
 Every loss takes per-pixel weights, which state how far the label of each pixel is trusted. Each
 pixel has the trust of its segment. A pixel of weight 0 has no influence and no gradient. A common
 factor on all weights of a batch changes neither the focal loss nor the cross-entropy.
 
 Papers: Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv 1708.02002);
-Milletari et al. 2016, "V-Net" (Dice loss, arXiv 1606.04797).
+Milletari et al. 2016, "V-Net" (Dice loss, arXiv 1606.04797); Isensee et al. 2021, "nnU-Net"
+(cross-entropy plus Dice over the classes, arXiv 1809.10486).
 
 Tensor suffixes: B batch, C classes, H height, W width; 1 is a single channel.
 """
@@ -113,6 +114,37 @@ def primitive_loss(
     return weighted_mean(cross_entropy_BHW, weights_BHW)
 
 
+def primitive_dice_loss(
+    logits_BCHW: Tensor, targets_BHW: Tensor, weights_BHW: Tensor | None = None
+) -> Tensor:
+    """Computes the mean of the soft Dice loss of each primitive that occurs.
+
+    Cross-entropy cares for each pixel alike. Here each primitive counts alike, however few pixels
+    it has. p is the softmax of the logits, t is 1 where the pixel has the class, and sums run over
+    all pixels of the batch, because one picture may hold a few pixels of a class only. A smoothing
+    of s = 1 pixel is added as in ``dice_loss``::
+
+        1 - (2 sum(w p t) + s) / (sum(w p) + sum(w t) + s)
+
+    Args:
+        logits_BCHW: One logit for each class.
+        targets_BHW: Class indices, int64.
+        weights_BHW: Trust in each target, 0 or more.
+
+    Returns:
+        The mean over the classes with a trusted pixel in the batch, a scalar in [0, 1); 0 if there
+        are none.
+    """
+    p_BCHW = logits_BCHW.softmax(1)
+    t_BCHW = F.one_hot(targets_BHW, p_BCHW.shape[1]).movedim(3, 1).to(p_BCHW.dtype)
+    w_BCHW = 1.0 if weights_BHW is None else weights_BHW[:, None]
+    overlap_C = (w_BCHW * p_BCHW * t_BCHW).sum((0, 2, 3))
+    area_C = (w_BCHW * t_BCHW).sum((0, 2, 3))
+    total_C = area_C + (w_BCHW * p_BCHW).sum((0, 2, 3))
+    loss_C = 1 - (2 * overlap_C + DICE_SMOOTHING) / (total_C + DICE_SMOOTHING)
+    return weighted_mean(loss_C, (area_C > 0).to(loss_C.dtype))
+
+
 def segmentation_loss(
     boundary_logits_B1HW: Tensor,
     primitive_logits_BCHW: Tensor,
@@ -126,11 +158,12 @@ def segmentation_loss(
     focal_alpha: float,
     lambda_boundary: float,
     lambda_primitive: float,
+    primitive_dice: float,
 ) -> dict[str, Tensor]:
     """Computes the total loss of the segmenter.
 
     L_boundary = alpha L_focal + (1 - alpha) L_dice
-    L_total = lambda_boundary L_boundary + lambda_primitive L_primitive
+    L_total = lambda_boundary L_boundary + lambda_primitive (L_primitive + d L_primitive_dice)
 
     Args:
         boundary_logits_B1HW: Logits of "this pixel is a boundary".
@@ -144,9 +177,10 @@ def segmentation_loss(
         focal_alpha: Weight of the positive class in the focal loss.
         lambda_boundary: Weight of the boundary loss.
         lambda_primitive: Weight of the primitive loss.
+        primitive_dice: d, weight of the Dice loss of the primitives; 0 for cross-entropy alone.
 
     Returns:
-        Scalars under "total", "boundary", "focal", "dice" and "primitive".
+        Scalars under "total", "boundary", "focal", "dice", "primitive" and "primitive_dice".
     """
     logits_BHW = boundary_logits_B1HW[:, 0]
     targets_BHW = boundary_BHW.to(logits_BHW.dtype)
@@ -154,13 +188,15 @@ def segmentation_loss(
     dice = dice_loss(logits_BHW, targets_BHW, weights_BHW)
     boundary = alpha * focal + (1 - alpha) * dice
     primitive = primitive_loss(primitive_logits_BCHW, primitive_BHW, weights_BHW, class_weights_C)
-    total = lambda_boundary * boundary + lambda_primitive * primitive
+    overlap = primitive_dice_loss(primitive_logits_BCHW, primitive_BHW, weights_BHW)
+    total = lambda_boundary * boundary + lambda_primitive * (primitive + primitive_dice * overlap)
     return {
         "total": total,
         "boundary": boundary,
         "focal": focal,
         "dice": dice,
         "primitive": primitive,
+        "primitive_dice": overlap,
     }
 
 

@@ -1,8 +1,9 @@
 """Vision backbone: a RegNet trunk, a BiFPN on top of it, and the two heads that train it.
 
 Papers: Radosavovic et al. 2020, "Designing Network Design Spaces" (RegNet, arXiv 2003.13678);
-Tan et al. 2020, "EfficientDet" (BiFPN, arXiv 1911.09070); Chen et al. 2020, "SimCLR" (projection
-head, arXiv 2002.05709); Shi et al. 2016 (pixel shuffle, arXiv 1609.05158).
+Tan et al. 2020, "EfficientDet" (BiFPN, arXiv 1911.09070); Zhang 2019, "Making Convolutional
+Networks Shift-Invariant Again" (averages before strides, arXiv 1904.11486); Chen et al. 2020,
+"SimCLR" (projection head, arXiv 2002.05709); Shi et al. 2016 (pixel shuffle, arXiv 1609.05158).
 
 Tensor suffixes: B batch, C channels, H height, W width, D features.
 """
@@ -112,6 +113,15 @@ def conv_norm(
     )
 
 
+def average(stride: int = 1) -> nn.AvgPool2d:
+    """Builds the mean of each 3x3 neighbourhood, as a filter against aliasing.
+
+    Args:
+        stride: Distance between two neighbourhoods.
+    """
+    return nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+
+
 class SqueezeExcite(nn.Module):
     """Channel gates computed from the global average (Hu et al. 2018, arXiv 1709.01507)."""
 
@@ -128,7 +138,11 @@ class SqueezeExcite(nn.Module):
 
 
 class RegNetBlock(nn.Module):
-    """Residual block of bottleneck ratio 1: 1x1, grouped 3x3, [squeeze-excite], 1x1."""
+    """Residual block of bottleneck ratio 1: 1x1, grouped 3x3, [squeeze-excite], 1x1.
+
+    Unlike the paper's, a block with a stride averages neighbours before it drops every second one.
+    Otherwise features jump while things move by a pixel (aliasing), and nobody can foretell them.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, group_width: int, excite: bool):
         """Builds the block.
@@ -143,17 +157,19 @@ class RegNetBlock(nn.Module):
         """
         super().__init__()
         self.expand = conv_norm(inputs, outputs, 1)
+        self.smooth = average() if stride > 1 else nn.Identity()
         self.spatial = conv_norm(outputs, outputs, 3, stride, outputs // group_width)
         self.excite = SqueezeExcite(outputs, round(inputs * 0.25)) if excite else nn.Identity()
         self.project = conv_norm(outputs, outputs, 1)
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride)
+        self.reduce = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Maps (B, inputs, H, W) to (B, outputs, H/stride, W/stride)."""
-        y_BCHW = F.relu(self.expand(x_BCHW), inplace=True)
+        y_BCHW = self.smooth(F.relu(self.expand(x_BCHW), inplace=True))
         y_BCHW = self.excite(F.relu(self.spatial(y_BCHW), inplace=True))
-        return F.relu(self.shortcut(x_BCHW) + self.project(y_BCHW), inplace=True)
+        return F.relu(self.shortcut(self.reduce(x_BCHW)) + self.project(y_BCHW), inplace=True)
 
 
 class Fusion(nn.Module):
@@ -179,7 +195,8 @@ class BiFPNLayer(nn.Module):
 
     With three levels, only P4 is an inner node. It is fused twice, the second time from three
     inputs. The outputs at P3 and P5 are each fused once, from two inputs. Maps are enlarged by
-    nearest-neighbour interpolation and reduced by max-pooling.
+    bilinear interpolation and reduced by averages. The paper's nearest neighbours and largest
+    values alias, see ``RegNetBlock``.
     """
 
     def __init__(self, channels: int):
@@ -189,13 +206,14 @@ class BiFPNLayer(nn.Module):
         self.p3_out = Fusion(2, channels)
         self.p4_out = Fusion(3, channels)
         self.p5_out = Fusion(2, channels)
+        self.reduce = average(stride=2)
 
     def forward(self, p3: Tensor, p4: Tensor, p5: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps three levels (B, C, H, W) to three levels of the same shapes."""
-        p4_down = self.p4_down(p4, F.interpolate(p5, p4.shape[-2:]))
-        p3_out = self.p3_out(p3, F.interpolate(p4_down, p3.shape[-2:]))
-        p4_out = self.p4_out(p4, p4_down, F.max_pool2d(p3_out, 3, 2, 1))
-        p5_out = self.p5_out(p5, F.max_pool2d(p4_out, 3, 2, 1))
+        p4_down = self.p4_down(p4, F.interpolate(p5, p4.shape[-2:], mode="bilinear"))
+        p3_out = self.p3_out(p3, F.interpolate(p4_down, p3.shape[-2:], mode="bilinear"))
+        p4_out = self.p4_out(p4, p4_down, self.reduce(p3_out))
+        p5_out = self.p5_out(p5, self.reduce(p4_out))
         return p3_out, p4_out, p5_out
 
 

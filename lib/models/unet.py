@@ -55,8 +55,8 @@ class UNet(nn.Module):
         self.stride = 2 ** (len(widths) - 1)
         inputs = (in_channels, *widths[:-1])
         # The second convolution at full resolution makes boundaries exact to the pixel. At lower
-        # resolutions, one convolution per level does as well as two and takes half the time.
-        depths = (2, *[1] * (len(widths) - 1))
+        # resolutions, a convolution costs little and sees far: level i has i of them.
+        depths = (2, *range(1, len(widths)))
         self.encoder = nn.ModuleList(map(convolutions, inputs, widths, depths))
         finer, coarser = widths[-2::-1], widths[:0:-1]
         self.up = nn.ModuleList(

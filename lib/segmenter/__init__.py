@@ -22,6 +22,7 @@ class Segmenter(Section):
     focal_gamma: NonNegative
     lambda_boundary: NonNegative
     lambda_primitive: NonNegative
+    primitive_dice: NonNegative
     f1_activation_threshold: Share
     threshold: Share
     stress_episodes: Count

@@ -27,7 +27,7 @@ from lib.segmenter import Segmenter
 
 # Light changes between recordings, but geometry does not. So the augmentation varies the colours
 # only, and the pixel labels stay valid.
-COLOUR, NOISE = 0.5, 0.0
+COLOUR, NOISE = 0.3, 0.0
 BALANCE_FRAMES = 500
 
 
@@ -156,6 +156,7 @@ def train_segmenter(
             focal_alpha=settings.focal_alpha,
             lambda_boundary=settings.lambda_boundary,
             lambda_primitive=settings.lambda_primitive,
+            primitive_dice=settings.primitive_dice,
         )
 
     optimizer = Optimizer(

@@ -1,19 +1,24 @@
 """The closed-loop evaluation: what it keeps, counts and draws."""
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import numpy as np
 import pytest
+import torch
 
 from lib.agent.agents import ScriptAgent
 from lib.agent.closed_loop import Trajectory, Trial, run_episodes
+from lib.agent.condition import ConditionVector
 from lib.agent.vector import make_vector_env
+from lib.evaluate import suite
 from lib.evaluate.pareto import PreferenceSweep, expected_utility, hypervolume, pareto_figure
 from lib.evaluate.robot import episode_rows, success_rate, summarise
-from lib.evaluate.suite import AFTER_SUCCESS, Films, by_kind, stress_figure
+from lib.evaluate.suite import AFTER_SUCCESS, Films, Suite, by_kind, load_robots, stress_figure
 from lib.params import load_params
 from lib.sim.env import episode_seed
 from lib.sim.experts import FastScript
+from lib.sim.stress import Stress
+from tests.evaluate.test_baselines import policy
 
 
 def run(seed: int, steps: int, *, success: bool = True, after: int = 0, joules=1.0) -> Trajectory:
@@ -128,6 +133,50 @@ def test_the_sweep_goes_from_the_first_preset_to_the_last(tmp_path):
     assert {row["episodes"] for row in rows} == {2}
     pareto_figure(tmp_path / "front.png", rows, {"scripted": summarise(scripted, *asked)})
     assert (tmp_path / "front.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("weight", "task", "same"), [(1, 1, True), (2, 1, False), (1, 0.5, False)])
+def test_a_clone_that_is_the_policy_is_driven_once(monkeypatch, weight, task, same):
+    """Equal weights under equal conditions are one robot; its episodes have both names."""
+    agents = [policy(), policy()]
+    for agent, value in zip(agents, (1, weight), strict=True):
+        agent.actor.register_buffer("weight", torch.full((2,), value))
+    agents[1].condition = ConditionVector(weights=(task, 1 - task, 0.0))
+    monkeypatch.setattr(suite, "load_policy", lambda *_: agents.pop(0))
+    robots = load_robots("drawer_open", nullcontext)
+    assert (robots["policy"] is robots["cloned"]) == same
+    driven = Driven()
+    runs = driven.run_each(robots, when=" today")
+    assert list(runs) == list(robots)
+    assert (runs["policy"] is runs["cloned"]) == same
+    names = ["policy", "cloned", "scripted", "fast_script"]
+    assert driven.names == [f"{name} today" for name in names if name != "cloned" or not same]
+
+
+class Driven(Suite):
+    """A suite that drives nobody, notes who was asked for, and fails under stress."""
+
+    def __init__(self):
+        self.seeds, self.names = list(range(5)), []
+
+    def run(self, name, agent, trials=None, *, films=None):
+        self.names.append(name)
+        asked = self.trials() if trials is None else trials
+        return [run(t.seed, 4, success=t.stress == Stress()) for t in asked]
+
+
+def test_the_control_of_the_stress_is_what_was_driven_without_any():
+    """On as many of the same positions; stressed episodes are counted under their own kind."""
+    nominal = {"policy": [run(i, 4, success=i != 1) for i in range(5)]}
+    rows = Driven().stressed({"policy": None}, {1.0: 4, 0.5: 2}, ["slip", "push"], nominal)
+    assert [(r["kind"], r["severity"], r["episodes"], r["policy"]) for r in rows] == [
+        ("nominal", 1.0, 4, 0.75),
+        ("slip", 1.0, 4, 0.0),
+        ("push", 1.0, 4, 0.0),
+        ("nominal", 0.5, 2, 0.5),
+        ("slip", 0.5, 2, 0.0),
+        ("push", 0.5, 2, 0.0),
+    ]
 
 
 def test_stress_is_told_by_kind_and_drawn(tmp_path):

@@ -1,28 +1,25 @@
 """The report of `make stress`: what is counted, what is searched, and what stands on the page."""
 
-from types import SimpleNamespace
-
 import pytest
-import torch
 
 from lib.agent.closed_loop import Trajectory, Trial
 from lib.evaluate import stress_report
-from lib.evaluate.stress_report import alike, count_opened, report, worst_mixture
+from lib.evaluate.stress_report import count_opened, report, worst_mixture
+from lib.evaluate.suite import Suite
 from lib.sim.stress import STRESS_KINDS, stress_kinds
-from tests.evaluate.test_baselines import policy
 
 
-class Weak:
+class Weak(Suite):
     """A suite whose robot fails where a rule of the stress says so; it notes the seeds."""
 
     def __init__(self, fails):
         self.driven = []
         self._fails = fails
 
-    def trials(self, count, **asked):
+    def trials(self, count=None, **asked):
         return [Trial(100 + index, **asked) for index in range(count)]
 
-    def run(self, name, agent, trials):
+    def run(self, name, agent, trials=None, *, films=None):
         self.driven += [trial.seed for trial in trials]
         return [Trajectory(t, success=[False, not self._fails(t.stress)]) for t in trials]
 
@@ -31,8 +28,11 @@ def test_drawers_are_counted_for_each_mixture_on_its_own_positions():
     """In the order asked for, whatever their numbers of positions."""
     suite = Weak(lambda stress: stress.push > 0.5)
     asked = [({}, 0, 3), ({"push": 1.0}, 3, 2), ({"push": 0.2}, 1, 4)]
-    assert count_opened(suite, "robot", None, asked) == [3, 0, 4]
-    assert suite.driven == [100, 101, 102, 103, 104, 101, 102, 103, 104]
+    robots = {"policy": 1, "cloned": 1, "scripted": 2}
+    found = count_opened(suite, "each", robots, asked)
+    assert found == [dict.fromkeys(robots, opened) for opened in (3, 0, 4)]
+    # The clone is the policy, and is not driven again.
+    assert suite.driven == [100, 101, 102, 103, 104, 101, 102, 103, 104] * 2
 
 
 def test_the_search_finds_what_the_robot_cannot_bear():
@@ -59,19 +59,6 @@ def test_the_page_names_every_kind_and_the_hardest_pairs():
     assert rows[-1] == "| light and camera | 1.00 |"
     assert "hand start 0.9, push 0.4" in text
     assert max(len(line) for line in text.splitlines()) <= 120
-
-
-def test_a_clone_that_is_the_policy_is_not_driven_twice():
-    """Equal weights are one robot; a script is only itself."""
-    one, other = policy(), policy()
-    for agent, value in ((one, 1.0), (other, 2.0)):
-        agent.actor.register_buffer("weight", torch.full((2,), value))
-    script = SimpleNamespace()
-    robots = {"policy": one, "cloned": other, "scripted": script}
-    assert not alike(robots, "cloned")
-    assert not alike(robots, "scripted")
-    other.actor.weight.fill_(1.0)
-    assert alike(robots, "cloned")
 
 
 @pytest.mark.parametrize("missing", ["params.yaml: task: missing; add it"])

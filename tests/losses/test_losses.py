@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import lib.losses
 from lib.losses import dice_loss, dynamics_loss, focal_loss, nt_xent, sac
-from lib.losses.segmentation import primitive_loss, segmentation_loss
+from lib.losses.segmentation import primitive_dice_loss, primitive_loss, segmentation_loss
 
 
 def normal(*shape: int, seed: int = 0, grad: bool = False) -> torch.Tensor:
@@ -224,6 +224,7 @@ WEIGHTS = {
     "focal_alpha": 0.25,
     "lambda_boundary": 0.7,
     "lambda_primitive": 1.9,
+    "primitive_dice": 0.6,
 }
 
 
@@ -244,8 +245,28 @@ def test_primitive_loss_without_weights_is_cross_entropy():
     close(primitive_loss(logits, classes, keep), each[keep.bool()].mean())
 
 
+def test_primitive_dice_is_the_mean_over_the_classes_that_occur():
+    """Each class is the Dice of its own mask over the whole batch; one that is absent is left out.
+
+    With two classes and logits (0, x), the softmax of the second is the sigmoid of x.
+    """
+    x, masks = normal(3, 4, 5, seed=1), binary(3, 4, 5, seed=2)
+    logits, flat = torch.stack([torch.zeros_like(x), x], 1), x.reshape(1, -1)
+    first = dice_loss(-flat, 1 - masks.reshape(1, -1))
+    second = dice_loss(flat, masks.reshape(1, -1))
+    close(primitive_dice_loss(logits, masks.long()), (first + second) / 2)
+    everywhere = torch.ones_like(flat)
+    close(primitive_dice_loss(logits, torch.ones_like(masks).long()), dice_loss(flat, everywhere))
+
+
+def test_primitive_dice_gradient_is_right():
+    """Gradcheck in float64, with weights."""
+    _, logits, _, classes, weights = segmentation_batch()
+    assert torch.autograd.gradcheck(lambda x: primitive_dice_loss(x, classes, weights), (logits,))
+
+
 def test_segmentation_loss_combines_its_terms_as_written():
-    """L = lambda_b (alpha focal + (1 - alpha) dice) + lambda_p primitive."""
+    """L = lambda_b (alpha focal + (1 - alpha) dice) + lambda_p (primitive + d primitive_dice)."""
     boundary, primitive, edges, classes, weights = segmentation_batch()
     losses = segmentation_loss(boundary, primitive, edges.long(), classes, weights, **WEIGHTS)
     focal = focal_loss(boundary[:, 0], edges, 0.25, 2.0, weights)
@@ -255,8 +276,12 @@ def test_segmentation_loss_combines_its_terms_as_written():
     close(losses["dice"], dice)
     close(losses["boundary"], 0.3 * focal + 0.7 * dice)
     close(losses["primitive"], cross_entropy)
-    close(losses["total"], 0.7 * (0.3 * focal + 0.7 * dice) + 1.9 * cross_entropy)
-    assert set(losses) == {"total", "boundary", "focal", "dice", "primitive"}
+    overlap = primitive_dice_loss(primitive, classes, weights)
+    close(losses["primitive_dice"], overlap)
+    primitives = cross_entropy + 0.6 * overlap
+    close(losses["total"], 0.7 * (0.3 * focal + 0.7 * dice) + 1.9 * primitives)
+    names = {"total", "boundary", "focal", "dice", "primitive", "primitive_dice"}
+    assert set(losses) == names
 
 
 def test_pixels_of_weight_zero_have_no_influence_and_no_gradient():
@@ -285,6 +310,10 @@ def test_weights_act_on_every_term_and_uniform_weights_on_none():
         (lambda w: focal_loss(x, edges, 0.25, 2.0, w), focal_loss(x, edges, 0.25, 2.0)),
         (lambda w: dice_loss(x, edges, w), dice_loss(x, edges)),
         (lambda w: primitive_loss(primitive, classes, w), primitive_loss(primitive, classes)),
+        (
+            lambda w: primitive_dice_loss(primitive, classes, w),
+            primitive_dice_loss(primitive, classes),
+        ),
     ):
         close(weighted(torch.ones_like(weights)), plain)
         assert (weighted(weights) - plain).abs() > 1e-4

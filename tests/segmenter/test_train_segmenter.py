@@ -66,7 +66,7 @@ def test_a_doubted_pixel_has_no_gradient():
     primitive = torch.randn(1, len(PRIMITIVES), SIZE, SIZE, requires_grad=True)
     weights = torch.from_numpy(weigh(np.array([0])))
     settings = {"alpha": 0.5, "gamma": 2.0, "focal_alpha": 0.75}
-    settings |= {"lambda_boundary": 1.0, "lambda_primitive": 1.0}
+    settings |= {"lambda_boundary": 1.0, "lambda_primitive": 1.0, "primitive_dice": 1.0}
     loss = segmentation_loss(boundary, primitive, labels == HANDLE, labels, weights, **settings)
     loss["total"].backward()
     square = torch.zeros(SIZE, SIZE, dtype=torch.bool)
