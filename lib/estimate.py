@@ -38,8 +38,8 @@ class Speed(NamedTuple):
 # Figures of the run in README: the times of the two pieces of work on its machine, and the minutes
 # that the run spent on work of each kind. Drawing is phase 1 and four tenths of the evaluation, in
 # two processes; learning is the rest.
-REFERENCE = Speed(draw=0.0059, learn=0.1355)
-REFERENCE_MINUTES = Speed(draw=1.7, learn=17.0)
+REFERENCE = Speed(draw=0.0057, learn=0.098)
+REFERENCE_MINUTES = Speed(draw=9.9, learn=37.7)
 
 
 def _best(work: Callable[[], object]) -> float:
