@@ -1,6 +1,6 @@
 """Stress of the robots in more depth than a run has time for -> docs/stress.md.
 
-    python -m lib.evaluate.stress_report       about ten minutes; `make stress` calls it
+    python -m lib.evaluate.stress_report       about twenty minutes; `make stress` calls it
 
 It drives the policy, its clone and the expert under every kind of stress, the policy under every
 pair of kinds, and it searches the mixture that the policy bears worst. All of it runs on positions
