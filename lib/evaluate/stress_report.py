@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from itertools import combinations, islice
+from itertools import combinations
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from lib.learning.device import start
 from lib.models.encoder import load_backbone
 from lib.params import load_params
 from lib.sim.env import episode_seed
-from lib.sim.stress import Stress, stress_kinds
+from lib.sim.stress import stress_kinds
 
 REPORT = ROOT / "docs" / "stress.md"
 STREAM = "stress report"
@@ -39,30 +39,6 @@ ROUNDS, CANDIDATES, SEARCH_POSITIONS = 4, 8, 6
 ROBOTS = ("policy", "cloned", "scripted")
 
 Mixture = Mapping[str, float]
-
-
-def count_opened(
-    suite: Suite, what: str, agents: Mapping[str, Agent], asked: Sequence[tuple[Mixture, int, int]]
-) -> list[dict[str, int]]:
-    """Returns how many drawers each agent opens under each of several mixtures of stress.
-
-    Args:
-        suite: Positions and environments.
-        what: What the log says after the name of each agent.
-        agents: Agents by name.
-        asked: Severities by kind, first position and number of positions.
-    """
-    trials = [
-        trial
-        for mixture, first, count in asked
-        for trial in suite.trials(first + count, stress=Stress(**mixture), linger=0)[first:]
-    ]
-    found = suite.run_each(agents, trials, when=f", {what}")
-    runs = {name: iter(trajectories) for name, trajectories in found.items()}
-    return [
-        {name: sum(t.succeeded for t in islice(mine, count)) for name, mine in runs.items()}
-        for _, _, count in asked
-    ]
 
 
 def worst_mixture(suite: Suite, policy: Agent, kinds: Sequence[str]) -> Mixture:
@@ -88,7 +64,7 @@ def worst_mixture(suite: Suite, policy: Agent, kinds: Sequence[str]) -> Mixture:
             drawn = zip(chosen, np.minimum(shares, 1.0).round(2).tolist(), strict=True)
             mixtures.append(dict(sorted(drawn, key=lambda pair: -pair[1])))
         asked = [(mixture, POSITIONS, SEARCH_POSITIONS) for mixture in mixtures]
-        found = count_opened(suite, f"search, round {number + 1}", {"policy": policy}, asked)
+        found = suite.count_opened({"policy": policy}, asked, f", search, round {number + 1}")
         for counts, mixture in zip(found, mixtures, strict=True):
             if counts["policy"] < worst[0]:
                 worst = counts["policy"], mixture
@@ -165,14 +141,14 @@ def main() -> int:
         policy = {"policy": robots["policy"]}
         asked = [(mixture, 0, POSITIONS) for mixture in ({}, *({kind: 1.0} for kind in kinds))]
         alone = dict(
-            zip(["nominal", *kinds], count_opened(suite, "each kind", robots, asked), strict=True)
+            zip(["nominal", *kinds], suite.count_opened(robots, asked, ", each kind"), strict=True)
         )
         both = list(combinations(kinds, 2))
         asked = [(dict.fromkeys(pair, PAIR_SEVERITY), 0, PAIR_POSITIONS) for pair in both]
-        found = count_opened(suite, "pairs", policy, asked)
+        found = suite.count_opened(policy, asked, ", pairs")
         pairs = {pair: counts["policy"] for pair, counts in zip(both, found, strict=True)}
         worst = worst_mixture(suite, robots["policy"], kinds)
-        (of_worst,) = count_opened(suite, "worst", robots, [(worst, 0, POSITIONS)])
+        (of_worst,) = suite.count_opened(robots, [(worst, 0, POSITIONS)], ", worst")
     write_text(REPORT, report(alone, pairs, worst, of_worst))
     return 0
 

@@ -153,14 +153,39 @@ class Suite:
         Returns:
             Trajectories by name of the agent, in the order of the trials.
         """
-        runs: dict[str, list[Trajectory]] = {}
+        driven: dict[int, list[Trajectory]] = {}
         for name, agent in agents.items():
-            twin = next((other for other in runs if agents[other] is agent), None)
-            mine = (films or {}).get(name)
-            runs[name] = (
-                self.run(name + when, agent, trials, films=mine) if twin is None else runs[twin]
-            )
-        return runs
+            if id(agent) not in driven:
+                watched = (films or {}).get(name)
+                driven[id(agent)] = self.run(name + when, agent, trials, films=watched)
+        return {name: driven[id(agent)] for name, agent in agents.items()}
+
+    def count_opened(
+        self,
+        agents: Mapping[str, Agent],
+        asked: Sequence[tuple[Mapping[str, float], int, int]],
+        when: str,
+    ) -> list[dict[str, int]]:
+        """Returns how many drawers each agent opens under each of several mixtures of stress.
+
+        Args:
+            agents: Agents by name.
+            asked: Severities by kind, first position and number of positions.
+            when: As for ``run_each``.
+        """
+        # All trials run in one call, so that no environment idles while the last episode of a
+        # mixture is still running.
+        trials = [
+            trial
+            for mixture, first, count in asked
+            for trial in self.trials(first + count, stress=Stress(**mixture), linger=0)[first:]
+        ]
+        found = self.run_each(agents, trials, when=when)
+        runs = {name: iter(trajectories) for name, trajectories in found.items()}
+        return [
+            {name: sum(t.succeeded for t in islice(mine, count)) for name, mine in runs.items()}
+            for _, _, count in asked
+        ]
 
     def trials(self, count: int | None = None, **asked: Any) -> list[Trial]:
         """Returns one trial per position.
@@ -205,23 +230,18 @@ class Suite:
             for severity, count in severities.items()
             for kind in (CONTROL, *kinds)
         ]
-        # All trials run in one call, so that no environment idles while the last episode of a kind
-        # is still running.
-        every = [
-            trial
-            for row in rows
-            if row["kind"] != CONTROL
-            for trial in self.trials(
-                row["episodes"], stress=Stress(**{row["kind"]: row["severity"]}), linger=0
+        stressed = [row for row in rows if row["kind"] != CONTROL]
+        asked = [({row["kind"]: row["severity"]}, 0, row["episodes"]) for row in stressed]
+        counts = iter(self.count_opened(agents, asked, ", stressed"))
+        for row in rows:
+            count = row["episodes"]
+            opened = (
+                {name: sum(t.succeeded for t in nominal[name][:count]) for name in agents}
+                if row["kind"] == CONTROL
+                else next(counts)
             )
-        ]
-        for name, found in self.run_each(agents, every, when=", stressed").items():
-            runs = iter(found)
-            for row in rows:
-                count = row["episodes"]
-                asked = nominal[name] if row["kind"] == CONTROL else runs
-                done = sum(t.succeeded for t in islice(asked, count))
-                row |= success_rate(name, done, count)
+            for name in agents:
+                row |= success_rate(name, opened[name], count)
         return rows
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from lib.agent.closed_loop import Trajectory, Trial
 from lib.evaluate import stress_report
-from lib.evaluate.stress_report import count_opened, report, worst_mixture
+from lib.evaluate.stress_report import report, worst_mixture
 from lib.evaluate.suite import Suite
 from lib.sim.stress import STRESS_KINDS, stress_kinds
 
@@ -29,7 +29,7 @@ def test_drawers_are_counted_for_each_mixture_on_its_own_positions():
     suite = Weak(lambda stress: stress.push > 0.5)
     asked = [({}, 0, 3), ({"push": 1.0}, 3, 2), ({"push": 0.2}, 1, 4)]
     robots = {"policy": 1, "cloned": 1, "scripted": 2}
-    found = count_opened(suite, "each", robots, asked)
+    found = suite.count_opened(robots, asked, ", each")
     assert found == [dict.fromkeys(robots, opened) for opened in (3, 0, 4)]
     # The clone is the policy, and is not driven again.
     assert suite.driven == [100, 101, 102, 103, 104, 101, 102, 103, 104] * 2
