@@ -84,13 +84,14 @@ class Environments(AsyncVectorEnv):
         try:
             yield
         except (EOFError, OSError):
-            ends = {process.sentinel: process for process in self._started()}
-            dead = [ends[end] for end in connection.wait(list(ends), REAP_S)]
+            started = self._started()
+            ended = set(connection.wait([process.sentinel for process in started], REAP_S))
+            dead = [process for process in started if process.sentinel in ended]
             if not dead:
                 raise  # an error of an environment, which its process passed on
             codes = ", ".join(str(process.exitcode) for process in dead)
             self._kill()
-            for process in self._started():
+            for process in started:
                 process.join()
             self.closed = True
             if late.is_set():
@@ -141,7 +142,7 @@ def make_vector_env(num_envs: int, **options: Any) -> Environments:
 
 
 def reset_some(
-    env: Environments, mask: np.ndarray, seeds: list[int | None], options: dict[str, Any]
+    env: AsyncVectorEnv, mask: np.ndarray, seeds: list[int | None], options: dict[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Resets the environments of a mask and leaves the others unchanged.
 
