@@ -72,7 +72,9 @@ def main() -> None:
             action = rng.uniform(-1, 1, (EPISODE, 4))
             reward = rng.normal(size=(EPISODE, len(OBJECTIVES)))
             skill = rng.integers(0, len(SKILLS), EPISODE)
-            replay.add(obs, skill, np.zeros(EPISODE), action, reward, True, action)
+            replay.add(
+                obs, skill, np.zeros(EPISODE), action, reward, True, np.stack([action, action], 1)
+            )
     bf16 = has_fast_bf16() and not arithmetic.is_portable()
     actor = build_actor(OBS_DIM, settings.hidden)
     learner = Learner(

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 
+from lib.agent.agents import ScriptAgent
 from lib.agent.closed_loop import Trial
 from lib.base.console import say
 from lib.base.files import write_csv, write_json
@@ -22,17 +23,20 @@ from lib.evaluate.suite import (
 from lib.learning.device import arithmetic_class, start
 from lib.models.encoder import load_backbone
 from lib.params import load_params
+from lib.policy.teacher import Teacher
 from lib.sim.env import episode_seed
 from lib.sim.stress import stress_kinds
 from lib.sim.world import WORLDS
 
 
 def main() -> None:
-    """Runs policy, clone and both scripts on the same positions, nominal and stressed."""
+    """Runs policy, clone, teacher and both scripts on the same positions, nominal and stressed."""
     params = load_params("task", "world", "compute", "economics", "policy", "evaluate")
     settings, prices = params.evaluate, params.economics
     autocast = start(params.compute, settings.seed).autocast
     agents = load_robots(params.task, autocast)
+    pace = float(params.policy.pace_at(params.policy.weights[-1]))
+    agents["teacher"] = ScriptAgent(Teacher().at(pace))
     policy, expert = agents["policy"], agents["scripted"]
     seeds = [episode_seed(settings.seed, i, settings.suite) for i in range(settings.episodes)]
     backbone, recordings = load_backbone(), load_recordings()

@@ -23,17 +23,16 @@ from lib.learning.device import arithmetic_class, start
 from lib.learning.loop import Curve
 from lib.params import load_params
 from lib.policy.cloning import clone, to_replay
+from lib.policy.teacher import Teacher
 from lib.policy.train_sac import VALIDATED, Validation, train_sac
 from lib.sim.env import spread_seeds
-from lib.sim.experts import ScriptedExpert
-from lib.sim.tasks import get_task
 
 LOSSES = ("critic", "actor", "temperature", "bc")
 FIELDS = ["obs/eef_pos", "obs/gripper", "actions", "vector_rewards", "dones"]
 
 
 def main() -> None:
-    """Clones the expert from pixels, improves the clone, and publishes the best by validation."""
+    """Clones the teacher from pixels, improves the clone, and publishes the best by validation."""
     params = load_params(
         "task", "world", "seed", "compute", "safety", "economics", "policy", "evaluate.horizon"
     )
@@ -42,12 +41,13 @@ def main() -> None:
         serve_script()
         return
     fabric = start(params.compute, seed)
-    dataset = load_dataset("policy", [*FIELDS, "labels/expert_action"], ["train"])
+    dataset = load_dataset("policy", [*FIELDS, "labels/state"], ["train"])
     perception = Perception(fabric.autocast)
     percepts = perceive_dataset(perception, dataset)
     projector = Projector.fit(percepts, settings.vision_components, settings.memory_components)
+    teacher = Teacher()
     seen = Observed(projector(percepts), percepts.skill, percepts.severity)
-    replay = to_replay(dataset, seen, settings)
+    replay = to_replay(dataset, seen, settings, teacher)
     condition = ConditionVector(task=params.task, weights=tuple(settings.weights))
     actor = build_actor(projector.dim, settings.hidden)
     agent = PolicyAgent(perception, projector, actor, condition)
@@ -87,7 +87,7 @@ def main() -> None:
             replay,
             env,
             lambda index: training[index % count],
-            ScriptedExpert(get_task(params.task)),
+            teacher,
             validate,
             settings,
             params.safety,

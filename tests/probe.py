@@ -85,7 +85,7 @@ def main() -> None:
     replay = Replay(64, 20, settings.n_step, settings.gamma)
     obs, action = rng.normal(size=(64, 20)), rng.uniform(-1, 1, (64, 4))
     reward, skill = rng.normal(size=(64, len(OBJECTIVES))), rng.integers(0, len(SKILLS), 64)
-    replay.add(obs, skill, np.zeros(64), action, reward, True, action)
+    replay.add(obs, skill, np.zeros(64), action, reward, True, np.stack([action, action], 1))
     learner = Learner(build_actor(20, settings.hidden), 20, ConditionVector(), settings, safety, 0)
     learner.updates = settings.critic_steps
     for _ in range(STEPS):

@@ -16,9 +16,8 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from mo_gymnasium.wrappers import LinearReward
 
-from lib.base.errors import UserError
 from lib.sim.env import make_env
-from lib.sim.workers import worker_timeout_s
+from lib.sim.workers import dead, late, worker_timeout_s
 
 REAP_S = 1.0  # time until the death of a process whose pipe is broken is known, s
 
@@ -69,16 +68,15 @@ class Environments(AsyncVectorEnv):
     @contextmanager
     def _watched(self) -> Generator[None]:
         """Turns what a slow or dead process causes into one ``UserError``."""
-        limit_s, done, late = worker_timeout_s(), threading.Event(), threading.Event()
+        limit_s, done, over = worker_timeout_s(), threading.Event(), threading.Event()
 
         def watch() -> None:
-            if done.wait(limit_s):
-                return
-            late.set()
+            wait_s = limit_s
             # Again and again, because the start may still be adding processes.
-            self._kill()
-            while not done.wait(REAP_S):
+            while not done.wait(wait_s):
+                over.set()
                 self._kill()
+                wait_s = REAP_S
 
         threading.Thread(target=watch, daemon=True).start()
         try:
@@ -86,22 +84,17 @@ class Environments(AsyncVectorEnv):
         except (EOFError, OSError):
             started = self._started()
             ended = set(connection.wait([process.sentinel for process in started], REAP_S))
-            dead = [process for process in started if process.sentinel in ended]
-            if not dead:
+            codes = [str(process.exitcode) for process in started if process.sentinel in ended]
+            if not codes:
                 raise  # an error of an environment, which its process passed on
-            codes = ", ".join(str(process.exitcode) for process in dead)
             self._kill()
             for process in started:
                 process.join()
             self.closed = True
-            if late.is_set():
-                raise UserError(
-                    f"an environment gave nothing within {limit_s:g} s; set "
-                    "GOLDEN_PATH_WORKER_TIMEOUT_S to wait longer"
-                ) from None
-            raise UserError(
-                f"the process of an environment died (exit code {codes}); is there enough memory?"
-            ) from None
+            if over.is_set():
+                raise late("an environment", limit_s) from None
+            how = f"exit code {', '.join(codes)}"
+            raise dead("the process of an environment", how) from None
         finally:
             done.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from lib.params import (
@@ -64,3 +65,18 @@ class Policy(Section):
     def weights(self) -> list[float]:
         """Returns the preference that the policy is published for."""
         return self.presets[self.preset]
+
+    def pace_at(self, energy: np.ndarray | float) -> np.ndarray:
+        """Returns the pace at which the teacher serves a preference, in [0, 1].
+
+        It falls linearly with the weight of energy: from 1 at the preset with the lowest weight to
+        0 at the one with the highest.
+
+        Args:
+            energy: Weights of energy in the preferences, of any shape.
+        """
+        asked = [weights[-1] for weights in self.presets.values()]
+        low, high = min(asked), max(asked)
+        if low == high:
+            return np.ones_like(energy)
+        return np.clip((high - np.asarray(energy)) / (high - low), 0.0, 1.0)

@@ -1,9 +1,11 @@
-"""Learning before the robot moves: recorded transitions and behaviour cloning of the expert.
+"""Learning before the robot moves: recorded transitions and behaviour cloning of the teacher.
 
 Tensor suffixes: B batch, K objectives.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,19 +21,26 @@ from lib.models.hydra import HydraActor
 from lib.params import Safety
 from lib.policy import Policy
 from lib.policy.replay import Batch, Replay
+from lib.policy.teacher import at_pace, recorded_obs
 
 
-def to_replay(dataset: Dataset, seen: Observed, settings: Policy) -> Replay:
+def to_replay(
+    dataset: Dataset,
+    seen: Observed,
+    settings: Policy,
+    teacher: Callable[[np.ndarray], np.ndarray],
+) -> Replay:
     """Converts recorded episodes to transitions.
 
-    Successful episodes also supply the actions of the expert without noise, for behaviour cloning.
+    Successful episodes also supply what the teacher would have done, for behaviour cloning.
     Failed episodes are used for SAC only.
 
     Args:
         dataset: Dataset with ``actions``, ``vector_rewards``, ``dones`` and
-            ``labels/expert_action``.
+            ``labels/state``.
         seen: Observations of the agent at every step.
         settings: Settings with the number of steps of a return and the discount.
+        teacher: See ``lib.policy.teacher.Teacher``.
     """
     arrays = dataset.arrays
     replay = Replay(len(dataset), seen.observation.shape[1], settings.n_step, settings.gamma)
@@ -45,7 +54,9 @@ def to_replay(dataset: Dataset, seen: Observed, settings: Policy) -> Replay:
             arrays["actions"][rows],
             arrays["vector_rewards"][rows],
             bool(arrays["dones"][rows][-1]),
-            arrays["labels/expert_action"][rows] if worth_cloning else None,
+            np.stack([teacher(seen) for seen in recorded_obs(arrays["labels/state"][rows])])
+            if worth_cloning
+            else None,
         )
     return replay
 
@@ -58,13 +69,12 @@ def clone(
     safety: Safety,
     seed: int,
 ) -> Curve:
-    """Trains a policy by behaviour cloning on the noise-free expert actions of successful episodes.
+    """Trains a policy by behaviour cloning of the teacher, in the states of successful episodes.
 
     Args:
         actor: Policy network, trained in place.
         replay: Replay buffer of recorded transitions.
-        condition: Base of the conditions. Preferences are varied, because the expert acts the same
-            under all of them.
+        condition: Base of the conditions. Preferences are varied: the teacher's pace follows them.
         settings: Training settings.
         safety: Settings of the gradient clipping and the NaN guard.
         seed: Seed for the choice of the transitions and their preferences.
@@ -76,9 +86,9 @@ def clone(
 
     def losses_of_step(step: int) -> dict[str, Tensor]:
         batch = replay.sample(settings.batch_size, rng, cloning=True)
-        conditions = draw_conditions(batch, condition, settings, rng)[0]
+        conditions, _, weights = draw_conditions(batch, condition, settings, rng)
         action = actor.act(batch.obs, conditions, batch.skill)
-        return {"total": sac.behaviour_cloning_loss(action, batch.expert)}
+        return {"total": sac.behaviour_cloning_loss(action, taught(batch, weights, settings))}
 
     optimizer = Optimizer(
         "policy",
@@ -88,6 +98,18 @@ def clone(
         schedule=lambda step: 1 - step / settings.bc_steps,
     )
     return fit("cloning", losses_of_step, optimizer, settings.bc_steps)
+
+
+def taught(batch: Batch, weights_BK: Tensor, settings: Policy) -> Tensor:
+    """Returns the teacher's action for each transition, at the pace that the preference asks for.
+
+    Args:
+        batch: Batch of transitions.
+        weights_BK: Preferences over OBJECTIVES.
+        settings: Settings with the presets.
+    """
+    pace_B = settings.pace_at(weights_BK[:, -1].numpy()).astype(np.float32)
+    return torch.from_numpy(at_pace(batch.expert.numpy(), pace_B))
 
 
 def draw_preferences(count: int, settings: Policy, rng: np.random.Generator) -> np.ndarray:

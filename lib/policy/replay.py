@@ -29,7 +29,7 @@ class Batch:
         next_obs: (B, D) observations after these steps.
         next_skill: (B,) skill indices after these steps.
         next_severity: (B,) severities after these steps.
-        expert: (B, A) actions that the expert would have taken.
+        expert: (B, 2, A) actions that the teacher would have taken at pace 0 and at pace 1.
         has_expert: (B,) whether the expert action is known and its episode is worth cloning.
     """
 
@@ -112,7 +112,7 @@ class Replay:
             "next_obs": np.zeros((capacity, obs_dim), np.float32),
             "next_skill": np.zeros(capacity, np.int64),
             "next_severity": np.zeros(capacity, np.float32),
-            "expert": np.zeros((capacity, ACTION_SIZE), np.float32),
+            "expert": np.zeros((capacity, 2, ACTION_SIZE), np.float32),
             "has_expert": np.zeros(capacity, bool),
         }
 
@@ -124,7 +124,7 @@ class Replay:
         action_TA: np.ndarray,
         reward_TK: np.ndarray,
         terminated: bool,
-        expert_TA: np.ndarray | None = None,
+        expert_T2A: np.ndarray | None = None,
     ) -> None:
         """Adds an episode.
 
@@ -135,7 +135,7 @@ class Replay:
             action_TA: Executed actions.
             reward_TK: Rewards.
             terminated: Whether the episode ended because the task was done.
-            expert_TA: Expert actions, if the episode is worth cloning.
+            expert_T2A: The teacher's actions at both paces, if the episode is worth cloning.
         """
         reward, discount, follow, done = n_step(
             reward_TK, len(obs), terminated, self._n, self._gamma
@@ -153,8 +153,8 @@ class Replay:
             "next_obs": obs[follow],
             "next_skill": skill[follow],
             "next_severity": severity[follow],
-            "expert": action_TA[:count] if expert_TA is None else expert_TA[:count],
-            "has_expert": np.full(count, expert_TA is not None),
+            "expert": 0.0 if expert_T2A is None else expert_T2A[:count],
+            "has_expert": np.full(count, expert_T2A is not None),
         }
         for name, array in values.items():
             self._arrays[name][rows] = array

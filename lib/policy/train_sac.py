@@ -37,7 +37,7 @@ from lib.losses import sac
 from lib.models.hydra import HydraActor, HydraCritic
 from lib.params import Safety
 from lib.policy import Policy
-from lib.policy.cloning import draw_conditions, draw_preferences
+from lib.policy.cloning import draw_conditions, draw_preferences, taught
 from lib.policy.replay import Batch, Replay
 from lib.sim.env import ACTION_SIZE
 
@@ -179,7 +179,9 @@ class Learner:
         self.critic.requires_grad_(True)
         q_B = (q_NBK.mean(0) * weights_BK).sum(-1)
         actor = sac.actor_loss(log_prob, q_B, temperature, scale=True)
-        cloning = sac.behaviour_cloning_loss(mode, batch.expert, batch.has_expert)
+        cloning = sac.behaviour_cloning_loss(
+            mode, taught(batch, weights_BK, self.settings), batch.has_expert
+        )
         loss = sac.temperature_loss(self.log_temperature, log_prob, self.settings.target_entropy)
         # Actor and temperature share no weights, so one step on the sum is one step for each.
         self._actor_step.step(actor + self.cloning_weight() * cloning + loss)
@@ -234,8 +236,7 @@ def train_sac(
         replay: Replay buffer of recorded transitions.
         env: Environments from ``make_vector_env``.
         seeds: Function from the index of a training episode to its reset seed.
-        teacher: The scripted expert: function from a privileged observation to an action, of which
-            the cloning loss makes labels.
+        teacher: See ``lib.policy.teacher.Teacher``; the cloning loss makes labels of its actions.
         validate: Function that runs the agent under a preference on the validation positions.
         settings: Training settings.
         safety: Settings of the gradient clipping and the NaN guard.
@@ -259,9 +260,7 @@ def train_sac(
 
     def check(step: int) -> None:
         agent.explore, agent.actor = None, learner.average
-        # The clone acts alike under every preference, as the expert does, so one preset is enough.
-        asked = settings.presets if step else {settings.preset: settings.weights}
-        found = {name: validate(weights) for name, weights in asked.items()}
+        found = {name: validate(weights) for name, weights in settings.presets.items()}
         agent.actor = learner.actor
         for name, v in found.items():
             say(
@@ -270,10 +269,7 @@ def train_sac(
             )
         published, worst = found[settings.preset], min(v.success_any for v in found.values())
         # The utility is the mean of w . V over the presets.
-        values = [
-            np.dot(weights, found.get(name, published).value)
-            for name, weights in settings.presets.items()
-        ]
+        values = [np.dot(weights, found[name].value) for name, weights in settings.presets.items()]
         utility = float(np.mean(values))
         figures = (*published[:-1], utility, worst)
         rows.append({"step": step, **dict(zip(VALIDATED, figures, strict=True))})
@@ -387,18 +383,18 @@ def _remember(
     did not last does not terminate the episode; otherwise the robot would learn to let the drawer
     slam and bounce back.
 
-    The cloning loss also gets what the expert would have done at each of these steps (DAgger, Ross
+    The cloning loss also gets what the teacher would have done at each of these steps (DAgger, Ross
     et al. 2011, arXiv 1011.0686). Recorded successes hold neither the states into which the policy
-    gets itself nor those after a success; without the expert's word on them it forgot both.
+    gets itself nor those after a success; without the teacher's word on them it forgot both.
     """
     names = ("observation", "skill", "severity", "action", "reward")
     arrays = [np.array(getattr(trajectory, name)) for name in names]
     expert = np.stack([teacher(seen) for seen in trajectory.expert_obs])
     done = trajectory.steps - 1  # the step of the first success, if there is one
     if not all(trajectory.success[done:]):
-        online.add(*arrays, terminated=False, expert_TA=expert)
+        online.add(*arrays, terminated=False, expert_T2A=expert)
         return
     for part, terminated in ((slice(done + 1), True), (slice(done + 1, None), False)):
         if trajectory.success[part]:
             values = (array[part] for array in arrays)
-            online.add(*values, terminated=terminated, expert_TA=expert[part])
+            online.add(*values, terminated=terminated, expert_T2A=expert[part])

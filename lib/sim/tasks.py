@@ -108,7 +108,7 @@ class Task:
     travel_m: float
     primitives: Mapping[str, tuple[str, ...]]
     handle_geom: str
-    camera: Camera = field(default=Camera(135.0, -30.0, 0.9, (-0.035, 0.735, 0.207)))
+    camera: Camera = field(default=Camera(135.0, -30.0, 0.95, (-0.035, 0.735, 0.207)))
     hidden_bodies: tuple[str, ...] = NEVER_SEEN
     free_space: tuple[tuple[float, ...], tuple[float, ...]] = ((-0.2, 0.52, 0.1), (0.2, 0.68, 0.35))
 

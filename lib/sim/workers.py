@@ -53,6 +53,28 @@ def worker_timeout_s() -> float:
     return limit
 
 
+def late(who: str, limit_s: float) -> UserError:
+    """Returns the error of a process that gave nothing in time.
+
+    Args:
+        who: What was waited for, with its article.
+        limit_s: How long, s.
+    """
+    return UserError(
+        f"{who} gave nothing within {limit_s:g} s; set GOLDEN_PATH_WORKER_TIMEOUT_S to wait longer"
+    )
+
+
+def dead(who: str, how: str) -> UserError:
+    """Returns the error of a process that ended by itself.
+
+    Args:
+        who: What ended, with its article.
+        how: How it ended, e.g. its exit code.
+    """
+    return UserError(f"{who} died ({how}); is there enough memory?")
+
+
 def ordered_map(
     function: Callable[..., R],
     arguments: Iterable[tuple[Any, ...]],
@@ -85,9 +107,6 @@ def ordered_map(
             while some := list(itertools.islice(calls, AHEAD * workers)):
                 yield from parallel(some)
     except multiprocessing.TimeoutError:
-        raise UserError(
-            f"a worker gave no result within {timeout_s:g} s; set GOLDEN_PATH_WORKER_TIMEOUT_S to "
-            "wait longer"
-        ) from None
+        raise late("a worker", timeout_s) from None
     except BrokenProcessPool as error:
-        raise UserError(f"a worker died ({error}); is there enough memory?") from None
+        raise dead("a worker", str(error)) from None

@@ -21,14 +21,14 @@ from lib.sim.tasks import Task
 WORLDS = ("wide", "metaworld")
 
 # Ranges of the wide world. Lengths are metres.
-X_M, Y_M, YAW_DEG = 0.18, 0.08, 30.0  # drawer: largest deviation from Meta-World's middle
+X_M, Y_M, YAW_DEG = 0.16, 0.13, 35.0  # drawer: largest deviation from Meta-World's middle
 HAND_LOW, HAND_HIGH = (-0.2, 0.45, 0.1), (0.2, 0.62, 0.35)
 LIGHT_SHARE = 0.25  # the brightness of each colour is multiplied by 1 +- at most this
 CAMERA_DEG, CAMERA_SHARE, CAMERA_M = 2.0, 0.02, 0.01  # a camera that was taken off and put back
 DAMPING_FACTOR = 10.0  # the part's joint damping is multiplied by up to this
 FRICTION_N = 10.0  # largest dry friction of the part's joint
-# Meta-World's wall stands where a turned drawer would be, and its force would push the drawer open.
-WALL_SHIFT_M = 0.12
+# Meta-World's back wall stands where a turned drawer would be, and would push the drawer open.
+WALL_SHIFT_M = 0.2
 CLUTTER = ("box", "cylinder", "ball")
 CLUTTER_SHARE = 0.8  # probability of each object
 CLUTTER_M = (0.02, 0.045)  # half width
@@ -308,7 +308,7 @@ def _distance(points_N2: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray
 
 
 def furnish(spec: mujoco.MjSpec) -> None:
-    """Adds clutter and materials to a model, and moves the wall out of a turned drawer's way.
+    """Adds clutter and materials to a model, and moves the back wall out of a turned drawer's way.
 
     Args:
         spec: Model of a task; changed in place.
@@ -344,8 +344,13 @@ def furnish(spec: mujoco.MjSpec) -> None:
         for texture in PATTERNS:
             material = spec.add_material(name=f"{surface}_{texture or 'plain'}")
             material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture
-    wall = spec.body("RetainingWall")
-    wall.pos = wall.pos + np.array([0.0, WALL_SHIFT_M, 0.0])
+    for wall in spec.body("RetainingWall").geoms:
+        (x, y, z), (width, length, height) = wall.pos, wall.size
+        if y > 0:  # the one at the back
+            wall.pos = [x, y + WALL_SHIFT_M, z]
+        elif x:  # the two at the sides, which end there
+            wall.pos = [x, y + WALL_SHIFT_M / 2, z]
+            wall.size = [width, length + WALL_SHIFT_M / 2, height]
 
 
 class Furniture:

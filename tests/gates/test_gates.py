@@ -23,6 +23,7 @@ BASELINES = {
     "evaluate metaworld.replay.success_any",
     "evaluate scripted.steps_mean",
     "evaluate fast_script.steps_mean",
+    "evaluate teacher.steps_mean",
     "evaluate scripted.wage_parity",
     "evaluate fast_script.wage_parity",
     "evaluate stress.misgrasp.scripted",

@@ -240,7 +240,7 @@ def recordings(done: bool, success: bool):
         actions=rng.uniform(-1, 1, (6, 4)).astype(np.float32),
         vector_rewards=rng.normal(size=(6, 3)).astype(np.float32),
         dones=flags,
-        labels__expert_action=rng.uniform(-1, 1, (6, 4)).astype(np.float32),
+        labels__state=rng.uniform(-1, 1, (6, 11)).astype(np.float32),
     )
 
 
@@ -252,7 +252,7 @@ def test_recordings_become_transitions_with_their_done_flags_and_experts(done, s
     seen = Observed(
         np.arange(12.0).reshape(6, 2).astype(np.float32), np.array([0, 1, 2, 3, 0, 1]), np.zeros(6)
     )
-    replay = to_replay(data, seen, small())
+    replay = to_replay(data, seen, small(), lambda seen: np.stack([seen[:4], -seen[:4]]))
     arrays = {name: values[: replay.size] for name, values in replay._arrays.items()}
     assert replay.size == (5 if done else 4)
     assert arrays["terminated"].tolist() == [False] * 4 + [True] * done
@@ -261,8 +261,8 @@ def test_recordings_become_transitions_with_their_done_flags_and_experts(done, s
     np.testing.assert_array_equal(arrays["reward"], data.arrays["vector_rewards"][rows])
     np.testing.assert_array_equal(arrays["action"], data.arrays["actions"][rows])
     np.testing.assert_array_equal(arrays["skill"], seen.skill[rows])
-    expert = data.arrays["labels/expert_action"] if success else data.arrays["actions"]
-    np.testing.assert_array_equal(arrays["expert"][2:], expert[rows[2:]])
+    hand = data.arrays["labels/state"][rows, :4] * arrays["has_expert"][:, None]
+    np.testing.assert_array_equal(arrays["expert"], np.stack([hand, -hand], 1))
 
 
 def test_cloning_learns_the_action_of_each_skill():
@@ -272,7 +272,7 @@ def test_cloning_learns_the_action_of_each_skill():
     actor = build_actor(DIM, settings.hidden)
     replay = filled()
     wanted = np.linspace(-0.8, 0.8, 16).reshape(4, 4)[:, ::-1]
-    replay._arrays["expert"][:] = wanted[replay._arrays["skill"]]
+    replay._arrays["expert"][:] = wanted[replay._arrays["skill"]][:, None]
     replay._arrays["has_expert"][:] = True
     safety = load_params("safety").safety
     curve = clone(actor, replay, ConditionVector(), settings, safety, 0)
@@ -338,13 +338,13 @@ class Training:
             filled(dim=parts.dim),
             self.env,
             seeds,
-            lambda seen: seen[:4],
+            lambda seen: np.stack([seen[:4], seen[:4]]),
             validate,
             settings,
             load_params("safety").safety,
             0,
         )
-        self.checks = [0, *range(1, count * settings.validations, count)]
+        self.checks = range(0, count * (settings.validations + 1), count)
 
     def published(self) -> int:
         """Number of the check whose weights are published."""
@@ -372,18 +372,18 @@ SHORT = {
 @pytest.mark.parametrize(
     ("scores", "published"),
     [
-        # The clone, then both presets of each of two checks: success, success at the last step,
+        # Both presets of the clone, then of each of two checks: success, success at the last step,
         # value of every objective.
-        ([(1, 1, -9)] + [(1, 1, -8)] * 2 + [(1, 1, -7)] * 2, 2),
-        ([(1, 1, -9)] + [(1, 1, -7)] * 2 + [(1, 1, -8)] * 2, 1),
-        ([(1, 1, -9), (0.9, 1, -7), (1, 1, -7), (1, 0.9, -8), (1, 1, -8)], 0),
-        ([(0.5, 0.5, -9), (0.9, 1, -7), (1, 1, -7), (1, 1, -8), (0.8, 1, -8)], 1),
-        ([(0.5, 0.5, -1), (0.9, 0.6, -7), (1, 1, -7), (1, 0.7, -8), (0.8, 1, -8)], 2),
-        ([(1, 1, -9)] * 5, 0),
-        ([(1, 1, -9), (1, 1, -9), (1, 1, -5), (1, 1, -7), (1, 1, -6)], 2),
+        ([(1, 1, -9)] * 2 + [(1, 1, -8)] * 2 + [(1, 1, -7)] * 2, 2),
+        ([(1, 1, -9)] * 2 + [(1, 1, -7)] * 2 + [(1, 1, -8)] * 2, 1),
+        ([(1, 1, -9)] * 2 + [(0.9, 1, -7), (1, 1, -7), (1, 0.9, -8), (1, 1, -8)], 0),
+        ([(1, 1, -9), (0.5, 1, -9), (0.9, 1, -7), (1, 1, -7), (1, 1, -8), (0.8, 1, -8)], 1),
+        ([(0.5, 0.5, -1)] * 2 + [(0.9, 0.6, -7), (1, 1, -7), (1, 0.7, -8), (0.8, 1, -8)], 2),
+        ([(1, 1, -9)] * 6, 0),
+        ([(1, 1, -9)] * 3 + [(1, 1, -5), (1, 1, -7), (1, 1, -6)], 2),
         # One drawer of forty is what chance opens or leaves shut, two are not.
-        ([(1, 1, -9)] + [(0.975, 1, -7), (1, 1, -7)] + [(0.95, 1, -6)] * 2, 1),
-        ([(1, 1, -9), (1, 0.975, -7), (1, 1, -7), (1, 0.95, -6), (1, 1, -6)], 1),
+        ([(1, 1, -9)] * 2 + [(0.975, 1, -7), (1, 1, -7)] + [(0.95, 1, -6)] * 2, 1),
+        ([(1, 1, -9)] * 2 + [(1, 0.975, -7), (1, 1, -7), (1, 0.95, -6), (1, 1, -6)], 1),
     ],
 )
 def test_the_best_validated_policy_is_published(monkeypatch, scores, published):
@@ -400,16 +400,16 @@ def test_a_training_goes_through_its_parts_in_order(monkeypatch):
     settings = small(**SHORT)
     run = Training(settings, scores, monkeypatch)
     kinds = [event[0] for event in run.events]
-    assert kinds[:7] == ["validate", *["update"] * 6]
-    assert kinds[7] == "step"
+    assert kinds[:8] == [*["validate"] * 2, *["update"] * 6]
+    assert kinds[8] == "step"
     assert kinds.count("update") == 6 + 12 and kinds.count("step") == 12
     asked = [event[1] for event in run.events if event[0] == "validate"]
-    assert asked == [tuple(PRESETS["first"])] + 2 * [tuple(w) for w in PRESETS.values()]
+    assert asked == 3 * [tuple(w) for w in PRESETS.values()]
     # Nothing explores while it is validated, everything does while it learns.
     assert all(event[2] is None for event in run.events if event[0] == "validate")
     assert all(event[1] for event in run.events if event[0] == "step")
     at = [number for number, kind in enumerate(kinds) if kind == "validate"]
-    assert kinds[: at[1]].count("step") == 6
+    assert kinds[: at[2]].count("step") == 6
     # The average is validated, not the policy that fluctuates.
     learner = next(event[1] for event in run.events if event[0] == "update")
     for name, weights in learner.average.state_dict().items():

@@ -163,7 +163,7 @@ def test_cloning_draws_the_skills_equally_often_and_only_what_an_expert_did():
     """Skill 3 is one step in sixty-one, and a quarter of the batch; a failed episode never."""
     replay = Replay(200, 1, n=1, gamma=0.9)
     skill = np.array([0] * 30 + [1] * 20 + [2] * 10 + [3])
-    count, expert = len(skill), np.full((len(skill), 4), 0.25, np.float32)
+    count, expert = len(skill), np.full((len(skill), 2, 4), 0.25, np.float32)
     obs, action, reward = np.ones((count, 1)), np.zeros((count, 4)), np.zeros((count, 3))
     calm = np.zeros(count)
     replay.add(obs, skill, calm, action, reward, True, expert)
@@ -182,7 +182,7 @@ def test_cloning_leaves_out_a_skill_without_expert():
     replay = Replay(200, 1, n=1, gamma=0.9)
     ones = np.ones((6, 1))
     rest = np.zeros(6), np.zeros((6, 4)), np.zeros((6, 3)), True
-    replay.add(ones, np.array([0, 0, 0, 0, 2, 2]), *rest, np.zeros((6, 4)))
+    replay.add(ones, np.array([0, 0, 0, 0, 2, 2]), *rest, np.zeros((6, 2, 4)))
     replay.add(ones, np.full(6, 1), *rest)
     batch = replay.sample(400, np.random.default_rng(0), cloning=True)
     assert set(batch.skill.tolist()) == {0, 2}

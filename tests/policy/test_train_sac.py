@@ -9,11 +9,11 @@ from lib.agent.closed_loop import Trajectory, Trial
 from lib.agent.condition import SEVERITY, WEIGHTS_SLICE, ConditionVector
 from lib.params import load_params
 from lib.policy import Policy
-from lib.policy.cloning import draw_conditions, draw_preferences
+from lib.policy.cloning import draw_conditions, draw_preferences, taught
 from lib.policy.replay import Replay
+from lib.policy.teacher import Teacher
 from lib.policy.train_sac import Learner, _remember, sample_mixed
 from lib.sim.env import episode_seed, make_env
-from lib.sim.experts import FastScript, ScriptedExpert
 
 CORNERS = {"throughput": [1.0, 0.0, 0.0], "energy": [0.5, 0.0, 0.5]}
 
@@ -38,6 +38,23 @@ def test_preferences_are_presets_or_between_them(settings):
     assert (weights[:, 1] == 0).all()
 
 
+def test_the_pace_of_the_teacher_falls_with_the_weight_of_energy(settings):
+    """From 1 at the preset with the least to 0 at the one with the most, and no further."""
+    energy = np.array([0.0, 0.1, 0.25, 0.5, 0.8])
+    np.testing.assert_allclose(settings.pace_at(energy), [1, 0.8, 0.5, 0, 0])
+    alone = settings.model_copy(update={"presets": {"one": [0.5, 0.0, 0.5]}})
+    np.testing.assert_array_equal(alone.pace_at(energy), np.ones(5))
+
+
+def test_a_transition_is_taught_at_the_pace_of_its_preference(settings):
+    """The gentle action under the energy preset, the brisk one under the other, else between."""
+    batch = filled(settings).sample(3, np.random.default_rng(0))
+    batch.expert = torch.stack([torch.zeros(3, 4), torch.ones(3, 4)], 1)
+    weights = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.5], [0.75, 0.0, 0.25]])
+    found = taught(batch, weights, settings)
+    torch.testing.assert_close(found, torch.tensor([[1.0], [0.0], [0.5]]).expand(3, 4))
+
+
 def test_a_batch_is_relabelled_alike_now_and_next(settings):
     """Both conditions of a transition carry the weights that its values are weighed with."""
     batch = filled(settings).sample(50, np.random.default_rng(0))
@@ -50,51 +67,30 @@ def test_a_batch_is_relabelled_alike_now_and_next(settings):
     assert len(weights.unique(dim=0)) > 5
 
 
+@pytest.mark.parametrize("world", ["metaworld", "wide"])
 @pytest.mark.parametrize("preset", load_params("policy").policy.presets)
-def test_no_preset_is_best_served_by_standing_still(preset):
+def test_no_preset_is_best_served_by_standing_still(preset, world):
     """All the way to an open drawer, going on is worth more than never moving again.
 
     The critics' discount must reach as far as the reward: at .97 a gentle preference saw the energy
-    of a pull and too little of what an open drawer saves.
+    of a pull and too little of what an open drawer saves, and the robot learned to stand.
     """
     params = load_params("policy", "economics")
     weights, gamma = np.array(params.policy.presets[preset]), params.policy.gamma
-    env = make_env(render=False, prices=params.economics.model_dump())
-    script, gentle = FastScript(), np.array([0.6, 0.6, 0.6, 1.0], np.float32)
-    for index in range(5):
+    env = make_env(render=False, world=world, prices=params.economics.model_dump())
+    script = Teacher().at(float(params.policy.pace_at(weights[-1])))
+    ratios = []
+    for index in range(8):
         _, info = env.reset(seed=episode_seed(78, index))
         rewards, done = [], False
         while not done:
-            action = np.clip(script(info["expert_obs"]), -gentle, gentle)
-            _, reward, done, _, info = env.step(action)
+            _, reward, done, _, info = env.step(script(info["expert_obs"]))
             rewards.append(reward)
         value, wage = 0.0, rewards[0][1]
         for reward in reversed(rewards):
             value = weights @ reward + gamma * value
-            assert value > weights @ [reward[0], wage, 0.0] / (1 - gamma)
-
-
-@pytest.mark.parametrize("preset", load_params("policy").policy.presets)
-def test_no_preset_stands_still_before_a_drawer_of_the_wide_world(preset):
-    """At the pace of the expert, never moving costs much more than opening the drawer.
-
-    The critics' discount must reach as far as the reward. At .97 standing still cost a gentle
-    preference only a quarter more, less than what critics err, and the robot learned to stand.
-    """
-    params = load_params("policy", "economics")
-    weights, gamma = np.array(params.policy.presets[preset]), params.policy.gamma
-    env = make_env(render=False, world="wide", prices=params.economics.model_dump())
-    ratios = []
-    for index in range(8):
-        _, info = env.reset(seed=episode_seed(78, index))
-        expert, value, steps, done = ScriptedExpert(env.task), 0.0, 0, False
-        while not done:
-            _, reward, done, _, info = env.step(expert(info["expert_obs"]))
-            if not steps:
-                standing = weights @ [reward[0], reward[1], 0.0] / (1 - gamma)
-            value += gamma**steps * float(weights @ reward)
-            steps += 1
-        assert standing < value < 0
+            standing = weights @ [reward[0], wage, 0.0] / (1 - gamma)
+            assert value > standing
         ratios.append(standing / value)
     assert np.mean(ratios) > 1.5
 
@@ -115,7 +111,7 @@ def episode(steps: int, success_at: int | None, undone: int = 100) -> Trajectory
 def stored(run: Trajectory) -> dict[str, np.ndarray]:
     """What a buffer with returns of two steps keeps of it."""
     replay = Replay(100, 1, n=2, gamma=0.5)
-    _remember(replay, run, lambda seen: seen[:4] / 10)
+    _remember(replay, run, lambda seen: np.stack([seen[:4] / 10, seen[:4] / 5]))
     return {name: values[: replay.size] for name, values in replay._arrays.items()}
 
 
@@ -133,11 +129,12 @@ def test_success_ends_a_return_and_what_follows_is_an_episode_of_its_own():
 
 
 @pytest.mark.parametrize("undone", [100, 4])
-def test_the_expert_says_what_it_would_have_done_at_every_step(undone):
-    """Before and after a success, whether it held or not: labels for the cloning loss."""
+def test_the_teacher_says_what_it_would_have_done_at_every_step(undone):
+    """Before and after a success, whether it held or not, gentle and brisk: labels to clone."""
     kept = stored(episode(6, success_at=2, undone=undone))
     assert kept["has_expert"].all()
-    np.testing.assert_allclose(kept["expert"][:, 0], np.arange(6) / 10)
+    np.testing.assert_allclose(kept["expert"][:, 0, 0], np.arange(6) / 10)
+    np.testing.assert_allclose(kept["expert"][:, 1, 0], np.arange(6) / 5)
 
 
 def test_a_success_that_did_not_hold_ends_nothing():
@@ -167,7 +164,8 @@ def filled(settings: Policy, obs_dim: int = 5) -> Replay:
     for _ in range(4):
         obs, action = rng.normal(size=(50, obs_dim)), rng.uniform(-1, 1, (50, 4))
         reward, skill = rng.normal(size=(50, 3)), rng.integers(0, 4, 50)
-        replay.add(obs, skill, rng.uniform(size=50), action, reward, True, action)
+        taught = np.stack([action, action], 1)
+        replay.add(obs, skill, rng.uniform(size=50), action, reward, True, taught)
     return replay
 
 

@@ -48,7 +48,6 @@ def recorded() -> Dataset:
         labels__segmentation=labels,
         labels__state=state,
         labels__skill=rng.integers(0, 4, total).astype(np.uint8),
-        labels__expert_action=rng.uniform(-1, 1, (total, 4)).astype(np.float32),
         obs__eef_pos=state[:, :3].copy(),
         obs__gripper=rng.random((total, 1)).astype(np.float32),
         actions=rng.uniform(-1, 1, (total, 4)).astype(np.float32),

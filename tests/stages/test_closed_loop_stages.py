@@ -47,6 +47,10 @@ SMALL = {
 }
 
 
+# Presets under which the point robots reach their goal in time, one faster than the other.
+PRESETS = {"throughput": [0.65, 0.2, 0.15], "energy": [0.3, 0.2, 0.5]}
+
+
 def perceived(perception, data):
     """Takes the place of ``perceive_dataset``: the brightness of a picture is a robot's place."""
     place = data.arrays["actions"][:, 0].astype(float)
@@ -113,13 +117,13 @@ def test_training_and_validation_and_test_have_positions_of_their_own(policy_of)
 def test_validation_is_the_mode_of_the_policy_under_every_preset(policy_of):
     """To the horizon of the test; the published preset goes on after success."""
     left = policy_of()
-    presets = [[0.65, 0.2, 0.15], [0.3, 0.2, 0.5]]
-    assert [explore for _, explore in left.trials] == [None] * 5
+    presets = list(load_params("policy").policy.presets.values())
+    assert [explore for _, explore in left.trials] == [None] * 6
     weights = [list(asked[0].weights) for asked, _ in left.trials]
-    assert weights == [presets[0], *presets, *presets]
+    assert weights == presets * 3
     assert {trial.horizon for asked, _ in left.trials for trial in asked} == {10}
     lingers = [asked[0].linger for asked, _ in left.trials]
-    assert lingers == [None, None, 0, None, 0]
+    assert lingers == [None, 0] * 3
 
 
 def test_the_robot_is_validated_as_it_drives(policy_of, monkeypatch):
@@ -185,7 +189,10 @@ def _drive(tmp_path, monkeypatch, asked):
     def load(path, autocast):
         loaded.append(path)
         return PolicyAgent(
-            PointPerception(), projector(), Bold(), ConditionVector(weights=(0.65, 0.2, 0.15))
+            PointPerception(),
+            projector(),
+            Bold(),
+            ConditionVector(weights=tuple(PRESETS["throughput"])),
         )
 
     left = run_stage(
@@ -193,7 +200,7 @@ def _drive(tmp_path, monkeypatch, asked):
         tmp_path,
         monkeypatch,
         DATA,
-        {"evaluate": few},
+        {"evaluate": few, "policy": {"presets": PRESETS}},
         load_backbone=lambda: SimpleNamespace(image_size=4),
         load_recordings=nothing,
         run_baselines=lambda suite, *_: {},
@@ -233,7 +240,7 @@ def test_the_development_suite_has_positions_of_its_own(drive):
 def test_every_rate_says_of_how_many_episodes_it_is(evaluation):
     """And in which interval the rate lies: agents, presets and stress."""
     found = evaluation.metrics
-    rates = [found[name] for name in ("policy", "cloned", "scripted", "fast_script")]
+    rates = [found[name] for name in ("policy", "cloned", "teacher", "scripted", "fast_script")]
     rates += [*found["presets"].values(), *found["stress"].values()]
     rates += [*found["stress_severe"].values()]
     assert {rate["episodes"] for rate in rates} == {1, 2, 6}
@@ -260,10 +267,9 @@ def test_the_evaluation_runs_every_stress_at_its_severity(evaluation):
 def test_the_evaluation_reports_each_preset_under_its_own_preference(evaluation):
     """The robot that minds time most is the fastest, and takes as many steps as its speed says."""
     presets, policy_alone = evaluation.metrics["presets"], evaluation.metrics["policy"]
-    weights = load_params("policy").policy.presets
-    assert set(presets) == set(weights)
+    assert set(presets) == set(PRESETS)
     starts = [np.random.default_rng(seed).uniform(0, 0.3) for seed in evaluation.seeds]
-    for name, (task, *_) in weights.items():
+    for name, (task, *_) in PRESETS.items():
         steps = [np.floor((GOAL - start) / (0.1 * task) + 1e-6) + 1 for start in starts]
         assert presets[name]["steps_mean"] == pytest.approx(np.mean(np.minimum(steps, 12)), abs=0.2)
     assert policy_alone["steps_mean"] == presets["throughput"]["steps_mean"]
