@@ -74,7 +74,7 @@ class Teacher:
         Args:
             pace: From 0, gentle, to 1, brisk.
         """
-        return lambda expert_obs: at_pace(self(expert_obs), np.float32(pace))
+        return lambda expert_obs: at_pace(self(expert_obs), np.array(pace, np.float32))
 
 
 def at_pace(taught: np.ndarray, pace: np.ndarray) -> np.ndarray:
