@@ -103,13 +103,16 @@ def clone(
 def taught(batch: Batch, weights_BK: Tensor, settings: Policy) -> Tensor:
     """Returns the teacher's action for each transition, at the pace that the preference asks for.
 
+    The more a situation surprises, the gentler it is: the gentle teacher opens more of the drawers
+    that run hard.
+
     Args:
         batch: Batch of transitions.
         weights_BK: Preferences over OBJECTIVES.
         settings: Settings with the presets.
     """
-    pace_B = settings.pace_at(weights_BK[:, -1].numpy()).astype(np.float32)
-    return torch.from_numpy(at_pace(batch.expert.numpy(), pace_B))
+    pace_B = settings.pace_at(weights_BK[:, -1].numpy()) * (1 - batch.severity.numpy())
+    return torch.from_numpy(at_pace(batch.expert.numpy(), pace_B.astype(np.float32)))
 
 
 def draw_preferences(count: int, settings: Policy, rng: np.random.Generator) -> np.ndarray:

@@ -47,12 +47,15 @@ def test_the_pace_of_the_teacher_falls_with_the_weight_of_energy(settings):
 
 
 def test_a_transition_is_taught_at_the_pace_of_its_preference(settings):
-    """The gentle action under the energy preset, the brisk one under the other, else between."""
-    batch = filled(settings).sample(3, np.random.default_rng(0))
-    batch.expert = torch.stack([torch.zeros(3, 4), torch.ones(3, 4)], 1)
-    weights = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.5], [0.75, 0.0, 0.25]])
+    """Gentle under the energy preset, brisk under the other, between between; surprise slows."""
+    batch = filled(settings).sample(5, np.random.default_rng(0))
+    batch.expert = torch.stack([torch.zeros(5, 4), torch.ones(5, 4)], 1)
+    batch.severity = torch.tensor([0.0, 0.0, 0.0, 0.25, 1.0])
+    brisk, gentle, between = [1.0, 0.0, 0.0], [0.5, 0.0, 0.5], [0.75, 0.0, 0.25]
+    weights = torch.tensor([brisk, gentle, between, brisk, brisk])
     found = taught(batch, weights, settings)
-    torch.testing.assert_close(found, torch.tensor([[1.0], [0.0], [0.5]]).expand(3, 4))
+    pace = torch.tensor([1.0, 0.0, 0.5, 0.75, 0.0])
+    torch.testing.assert_close(found, pace[:, None].expand(5, 4))
 
 
 def test_a_batch_is_relabelled_alike_now_and_next(settings):
