@@ -1,7 +1,8 @@
 """Baselines that show how hard the test is: robots without eyes, or without any sense.
 
 If one of them opens many drawers, the test does not need what it takes away. ``Exchanged`` takes
-one part of the policy's observation away instead: it shows what the policy uses.
+one part of the policy's observation away instead, and ``Unsurprised`` the severity that it is told:
+they show what the policy uses.
 
 Tensor suffixes: B robots, T steps, A action, D features.
 """
@@ -9,7 +10,7 @@ Tensor suffixes: B robots, T steps, A action, D features.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from typing import TypeVar
 
@@ -67,6 +68,30 @@ class Blindfolded:
         """Decides the next action of each robot; see ``Agent.act``."""
         black = np.zeros((len(proprio), self._size, self._size, 3), np.uint8)
         return self._policy.act(black, proprio, expert_obs, previous_action, first, weights)
+
+
+class Unsurprised:
+    """A policy that is always told that nothing is unusual."""
+
+    needs_pixels = True
+
+    def __init__(self, policy: PolicyAgent) -> None:
+        """Stores the policy.
+
+        Args:
+            policy: The policy.
+        """
+        self._policy = policy
+        self.weights = policy.weights
+
+    def reset(self) -> None:
+        """Clears all state of earlier frames."""
+        self._policy.reset()
+
+    def act(self, images, proprio, expert_obs, previous_action, first, weights) -> Decision:
+        """Decides the next action of each robot; see ``Agent.act``."""
+        seen = self._policy.observe(images, proprio, previous_action, first)
+        return self._policy.decide(replace(seen, severity=np.zeros_like(seen.severity)), weights)
 
 
 class ProprioceptionAlone:

@@ -160,13 +160,13 @@ class Suite:
                 driven[id(agent)] = self.run(name + when, agent, trials, films=watched)
         return {name: driven[id(agent)] for name, agent in agents.items()}
 
-    def count_opened(
+    def which_opened(
         self,
         agents: Mapping[str, Agent],
         asked: Sequence[tuple[Mapping[str, float], int, int]],
         when: str,
-    ) -> list[dict[str, int]]:
-        """Returns how many drawers each agent opens under each of several mixtures of stress.
+    ) -> list[dict[str, list[bool]]]:
+        """Returns which drawers each agent opens under each of several mixtures of stress.
 
         Args:
             agents: Agents by name.
@@ -183,7 +183,7 @@ class Suite:
         found = self.run_each(agents, trials, when=when)
         runs = {name: iter(trajectories) for name, trajectories in found.items()}
         return [
-            {name: sum(t.succeeded for t in islice(mine, count)) for name, mine in runs.items()}
+            {name: [t.succeeded for t in islice(mine, count)] for name, mine in runs.items()}
             for _, _, count in asked
         ]
 
@@ -232,16 +232,16 @@ class Suite:
         ]
         stressed = [row for row in rows if row["kind"] != CONTROL]
         asked = [({row["kind"]: row["severity"]}, 0, row["episodes"]) for row in stressed]
-        counts = iter(self.count_opened(agents, asked, ", stressed"))
+        found = iter(self.which_opened(agents, asked, ", stressed"))
         for row in rows:
             count = row["episodes"]
             opened = (
-                {name: sum(t.succeeded for t in nominal[name][:count]) for name in agents}
+                {name: [t.succeeded for t in nominal[name][:count]] for name in agents}
                 if row["kind"] == CONTROL
-                else next(counts)
+                else next(found)
             )
             for name in agents:
-                row |= success_rate(name, opened[name], count)
+                row |= success_rate(name, sum(opened[name]), count)
         return rows
 
 

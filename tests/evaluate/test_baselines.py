@@ -1,6 +1,7 @@
 """Robots without eyes, and policies of which a part of the observation is exchanged."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from lib.agent.agents import PolicyAgent, ScriptAgent
 from lib.agent.closed_loop import Trajectory, Trial, run_episodes
-from lib.agent.condition import ConditionVector
+from lib.agent.condition import CONDITION_DIM, NOVELTY_SLICE, SEVERITY, ConditionVector
 from lib.agent.projector import GROUPS
 from lib.evaluate.baselines import (
     Blindfolded,
     Exchanged,
     ProprioceptionAlone,
+    Unsurprised,
     best_replay,
     exchanged,
     in_turn,
@@ -39,9 +41,10 @@ class Straight(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.given = []
+        self.given, self.conditions = [], []
 
     def act(self, obs, condition, skill):
+        self.conditions.append(condition.numpy().copy())
         self.given.append((obs.numpy().copy(), skill.numpy().copy()))
         return torch.full((len(obs), 4), 0.1)
 
@@ -162,6 +165,23 @@ def test_one_group_comes_from_the_next_episode_and_all_else_is_its_own(group):
             expected[columns] = donor.observation[at][columns]
             np.testing.assert_allclose(given[0], expected, rtol=1e-6, atol=1e-6)
             assert skill[0] == (donor.skill[at] if group == "geometry" else whole.skill[step])
+
+
+def test_the_unsurprised_policy_is_told_no_severity_and_sees_all_else():
+    """Of the condition, only what the severity sets is another."""
+    agent, seen = policy(), policy().observe
+    agent.observe = lambda *given: replace(seen(*given), severity=np.array([0.75]))
+    for robot in (agent, Unsurprised(agent)):
+        run_episodes(PointRobots(1, horizon=2), robot, [Trial(SEEDS[0])])
+    conditions = [torch.from_numpy(row) for row in agent.actor.conditions]
+    heeding, unsurprised = torch.cat(conditions[:2]), torch.cat(conditions[2:])
+    assert (heeding[:, SEVERITY] == 0.75).all()
+    assert (unsurprised[:, SEVERITY] == 0).all()
+    np.testing.assert_array_equal(unsurprised[:, NOVELTY_SLICE], [[1.0, 0.0, 0.0]] * 2)
+    same = [i for i in range(CONDITION_DIM) if i not in range(NOVELTY_SLICE.start, SEVERITY + 1)]
+    assert torch.equal(heeding[:, same], unsurprised[:, same])
+    given = [obs for obs, _ in agent.actor.given]
+    np.testing.assert_array_equal(given[:2], given[2:])
 
 
 def test_exchange_is_reported_beside_the_policy_itself(suite):

@@ -1,10 +1,11 @@
 """The report of `make stress`: what is counted, what is searched, and what stands on the page."""
 
+import numpy as np
 import pytest
 
 from lib.agent.closed_loop import Trajectory, Trial
 from lib.evaluate import stress_report
-from lib.evaluate.stress_report import report, worst_mixture
+from lib.evaluate.stress_report import gain, report, worst_mixture
 from lib.evaluate.suite import Suite
 from lib.sim.stress import STRESS_KINDS, stress_kinds
 
@@ -29,8 +30,9 @@ def test_drawers_are_counted_for_each_mixture_on_its_own_positions():
     suite = Weak(lambda stress: stress.push > 0.5)
     asked = [({}, 0, 3), ({"push": 1.0}, 3, 2), ({"push": 0.2}, 1, 4)]
     robots = {"policy": 1, "cloned": 1, "scripted": 2}
-    found = suite.count_opened(robots, asked, ", each")
-    assert found == [dict.fromkeys(robots, opened) for opened in (3, 0, 4)]
+    found = suite.which_opened(robots, asked, ", each")
+    wanted = ([True] * 3, [False] * 2, [True] * 4)
+    assert found == [dict.fromkeys(robots, opened) for opened in wanted]
     # The clone is the policy, and is not driven again.
     assert suite.driven == [100, 101, 102, 103, 104, 101, 102, 103, 104] * 2
 
@@ -48,7 +50,7 @@ def test_the_search_finds_what_the_robot_cannot_bear():
 def test_the_page_names_every_kind_and_the_hardest_pairs():
     """Rates with intervals; the hardest pair stands first."""
     count = stress_report.POSITIONS
-    half = dict.fromkeys(stress_report.ROBOTS, count // 2)
+    half = dict.fromkeys(stress_report.ROBOTS, [True, False] * (count // 2))
     alone = dict.fromkeys(("nominal", *STRESS_KINDS), half)
     pairs = {("light", "push"): 3, ("slip", "hand_start"): 0, ("light", "camera"): 4}
     text = report(alone, pairs, {"hand_start": 0.9, "push": 0.4}, half)
@@ -59,6 +61,24 @@ def test_the_page_names_every_kind_and_the_hardest_pairs():
     assert rows[-1] == "| light and camera | 1.00 |"
     assert "hand start 0.9, push 0.4" in text
     assert max(len(line) for line in text.splitlines()) <= 120
+    assert stress_report.UNSURPRISED not in text
+
+
+def test_what_surprise_is_for_is_counted_over_positions():
+    """Twice the same kind is not twice the evidence; what happens without stress does not count."""
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.random(50) < 0.8, rng.random(50) < 0.5
+    kind = {"policy": ours, stress_report.UNSURPRISED: theirs}
+    nominal = {"policy": ~ours, stress_report.UNSURPRISED: ours}
+    once = gain({"nominal": nominal, "push": kind})
+    assert once == gain({"nominal": nominal, "push": kind, "slip": kind})
+    apart = ours.astype(float) - theirs
+    assert once[0] == pytest.approx(apart.mean())
+    half = 1.96 * apart.std() / np.sqrt(50)
+    assert once[1:] == pytest.approx((once[0] - half, once[0] + half), abs=0.03)
+    robots = dict.fromkeys(stress_report.ROBOTS, ours)
+    told = {"nominal": {**robots, **nominal}, "push": {**robots, **kind}}
+    assert f"{once[0]:+.3f} of the drawers more" in report(told, {}, {"push": 1.0}, robots)
 
 
 @pytest.mark.parametrize("missing", ["params.yaml: task: missing; add it"])
