@@ -6,7 +6,6 @@ import lib  # noqa: F401  Pins the arithmetic, so it comes before NumPy and torc
 
 # isort: split
 import numpy as np
-import torch
 
 from lib.base.console import say, timed
 from lib.base.files import write_csv, write_json
@@ -14,14 +13,14 @@ from lib.base.paths import GEOMETRY, METRICS, PLOTS, SEGMENTER
 from lib.base.stage import run
 from lib.data.dataset import Dataset, load_dataset
 from lib.data.frames import write_frames
-from lib.data.manifest import read_manifest, segment_doubts, trust_table
+from lib.data.manifest import SIMULATED, read_manifest, segment_doubts, trust_table
 from lib.episode import PRIMITIVES
 from lib.learning.checkpoint import save_checkpoint
 from lib.learning.device import arithmetic_class, start
 from lib.learning.loop import Curve
 from lib.models.unet import UNet
 from lib.params import load_params
-from lib.segmenter.router import calibrate_router
+from lib.segmenter.router import SkillRouter, train_locator
 from lib.segmenter.scores import (
     Scores,
     ThresholdCurve,
@@ -36,7 +35,7 @@ from lib.segmenter.train_segmenter import train_segmenter
 
 
 def main() -> None:
-    """Trains the U-Net, decides which segmenter serves, calibrates the router, scores both."""
+    """Trains the U-Net, decides which segmenter serves, learns to locate the handle, scores all."""
     params = load_params("task", "world", "seed", "compute", "safety", "segmenter")
     settings = params.segmenter
     fabric = start(params.compute, params.seed)
@@ -76,7 +75,11 @@ def main() -> None:
     # Validation episodes are left out, because nothing uses their geometry.
     labelled = load_dataset("policy", fields, ["train", "test"])
     geometry = serving.measure(images, pictures.rows_of(labelled))
-    router = calibrate_router(labelled, geometry)
+    # The network that locates needs many worlds, and views are most of them.
+    fields = ["obs/eef_pos", "obs/gripper", "labels/state"]
+    states = load_dataset("segmenter", fields, ["train"], SIMULATED)
+    measured = serving.measure(images, pictures.rows_of(states))
+    locator = train_locator(states, measured, settings, params.safety, params.seed)
     config = {
         "widths": settings.widths,
         "primitives": list(PRIMITIVES),
@@ -84,7 +87,7 @@ def main() -> None:
         "use_neural": settings.use_neural,
         "valid_boundary_f1": valid_f1,
     }
-    parts = {"unet": model.state_dict(), "router": {"weights": torch.from_numpy(router.weights)}}
+    parts = {"unet": model.state_dict(), "locator": locator.state_dict()}
     digest = save_checkpoint(SEGMENTER, "segmenter", config, parts)
     write_frames(GEOMETRY, {"geometry": geometry}, labelled, digest)
 
@@ -116,7 +119,7 @@ def main() -> None:
             "compute": {"class": arithmetic_class(params.compute)},
             **_nested(scores),
             "heuristic": _nested(baseline),
-            "router_accuracy": router_accuracy(router, labelled, geometry, ["test"]),
+            "router_accuracy": router_accuracy(SkillRouter(locator), labelled, geometry, ["test"]),
             "valid_boundary_f1": valid_f1,
             "activated": int(active),
         },

@@ -33,6 +33,7 @@ from lib.params import load_params
 from lib.policy.replay import Replay
 from lib.policy.train_sac import Learner
 from lib.segmenter.geometry import geometry_of
+from lib.segmenter.router import LOCATED, build_locator
 from lib.sim.simulation import Simulation
 from lib.sim.tasks import get_task
 
@@ -99,6 +100,11 @@ def main() -> None:
     values += [f(t) for t in (curve.exp(), curve.double().exp()) for f in positive]
     print(f"{'functions':10} {digest(values)}")
     print(f"{'geometry':10} {digest([geometry_of(torch.rand(5, 7, 96, 96))])}")
+    locator = build_locator()
+    x = torch.rand(256, len(locator.mean))
+    locator.scale_by(x.numpy())
+    losses = torch.nn.functional.smooth_l1_loss
+    trained("locator", locator, loss=lambda: losses(locator(x), x[:, :LOCATED], beta=0.1))
 
     x = rng.normal(size=(300, 100))
     fitted = fit_ridge(x, x[:, :3] ** 2, 1.0)

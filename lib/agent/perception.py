@@ -34,10 +34,11 @@ class Percepts:
     """Output of the frozen stack for a batch of frames.
 
     Attributes:
-        direct: (B, 2 P + A + 3 + G) features that are not projected: proprioception, its change
-            since the last frame, the action between the two frames, the vector to the handle (m)
-            and the geometry features. The hand trails the target that actions move, so force and
-            work depend on both change and action. Both are 0 at the start of an episode.
+        direct: (B, 2 P + A + 4 + G) features that are not projected: proprioception, its change
+            since the last frame, the action between the two frames, the vector to the handle (m),
+            the turn of its part (radians) and the geometry features. The hand trails the target
+            that actions move, so force and work depend on both change and action. Both are 0 at the
+            start of an episode.
         vision: (B, D) flattened backbone features.
         memory: (B, D) flattened RNN state.
         skill: (B,) skill indices from the router.
@@ -134,8 +135,8 @@ class Perception:
         action_BA = torch.as_tensor(previous_action_BA)
         last = self._last
         had_hold = last.had_hold & ~first_B if last else np.zeros(len(first_B), bool)
-        to_handle = self.router.to_handle(geometry_BG, proprio_BP)
-        skill, has_hold = self.router.route(to_handle, had_hold)
+        located = self.router.locate(geometry_BG, proprio_BP)
+        skill, has_hold = self.router.route(located[:, :3], had_hold)
         state = self.memory.step(
             maps, action_BA, last.memory if last else None, torch.as_tensor(first_B)
         )
@@ -148,7 +149,7 @@ class Perception:
         remembered = [state[level].flatten(1) for level in maps]
         moved = [proprio_BP, motion_BP, going_on_B1 * previous_action_BA]
         return Percepts(
-            direct=np.concatenate([*moved, to_handle, geometry_BG], 1).astype(np.float32),
+            direct=np.concatenate([*moved, located, geometry_BG], 1).astype(np.float32),
             vision=torch.cat(seen, 1).numpy(),
             memory=torch.cat(remembered, 1).numpy(),
             skill=skill.astype(np.int64),

@@ -13,18 +13,19 @@ from lib.agent.perception import Percepts
 from lib.learning.portable import matmul
 from lib.learning.ridge import principal_axes
 from lib.segmenter.geometry import NAMES
+from lib.segmenter.router import LOCATED
 
 CLIP = 5.0  # standard deviations
 # Smallest divisors of the direct features, by group. The expert keeps its gripper open to within
 # 0.1 mm, so without a lower bound any touch of the fingers would be far outside the usual range.
 # The order is: positions of hand (m) and gripper (share of its span), their motions and the action
-# that led to the frame, vector to the handle (m) and geometry features.
+# that led to the frame, vector to the handle (m), turn of its part (radians) and geometry features.
 HAND, GRIPPER = [0.01] * 3, [0.1]
 HAND_MOTION, GRIPPER_MOTION = [0.002] * 3, [0.04]
 DIRECT = {
     "proprioception": HAND + GRIPPER,
     "motion": HAND_MOTION + GRIPPER_MOTION + [0.1] * 4,
-    "geometry": [0.01] * (3 + len(NAMES)),
+    "geometry": [0.01] * (LOCATED + len(NAMES)),
 }
 SMALLEST_UNIT = [unit for units in DIRECT.values() for unit in units]
 # Groups of an observation, in their order: after the direct features come the components of both

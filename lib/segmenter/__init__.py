@@ -10,7 +10,7 @@ from lib.params import Count, NonNegative, Positive, Section, Share
 
 
 class Segmenter(Section):
-    """Settings of the U-Net and of the decision when it is used."""
+    """Settings of the U-Net, of the decision when it is used, and of the network that locates."""
 
     use_neural: bool = False
     widths: Annotated[list[Count], Field(min_length=2, max_length=6)]
@@ -25,5 +25,7 @@ class Segmenter(Section):
     primitive_dice: NonNegative
     f1_activation_threshold: Share
     threshold: Share
+    locator_steps: Count
+    locator_lr: Positive
     stress_episodes: Count
     stress_severity: Share

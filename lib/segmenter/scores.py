@@ -224,7 +224,7 @@ def router_accuracy(
     for episode in dataset.episodes:
         if episode.split not in splits:
             continue
-        to_handle = router.to_handle(geometry_NG[episode.rows], proprio[episode.rows])
+        to_handle = router.locate(geometry_NG[episode.rows], proprio[episode.rows])[:, :3]
         had_hold = np.zeros(1, bool)
         for vector, truth in zip(
             to_handle, dataset.arrays["labels/skill"][episode.rows], strict=True

@@ -26,7 +26,7 @@ from lib.models.frozen import folded, freeze, to_unit
 from lib.models.heuristic import HeuristicSegmenter
 from lib.models.unet import UNet
 from lib.segmenter.geometry import geometry_of
-from lib.segmenter.router import SkillRouter
+from lib.segmenter.router import SkillRouter, build_locator
 
 MEASURE_BATCH = 16  # the activations of such a batch fit into the processor cache
 
@@ -134,5 +134,6 @@ def load_segmenter(
     if config["active"]:
         model = UNet(num_classes=len(PRIMITIVES), widths=config["widths"])
         model.load_state_dict(checkpoint.part("unet"))
-    router = SkillRouter(checkpoint.part("router")["weights"].numpy())
-    return Segmenter(model, autocast, checkpoint.digest), router
+    locator = build_locator()
+    locator.load_state_dict(checkpoint.part("locator"))
+    return Segmenter(model, autocast, checkpoint.digest), SkillRouter(locator)

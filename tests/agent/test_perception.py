@@ -10,7 +10,8 @@ from lib.base.errors import UserError
 from lib.base.paths import BACKBONE, FEATURES, GEOMETRY, SEGMENTER, relative
 from lib.data import frames as store
 from lib.rnn.surprise import AHEAD, Surprise
-from lib.segmenter.router import SkillRouter
+from lib.segmenter.geometry import NAMES
+from lib.segmenter.router import LOCATED, SkillRouter, build_locator
 from tests.factories import dataset
 
 
@@ -70,6 +71,13 @@ class Oblivious:
         return features
 
 
+class Nowhere(torch.nn.Module):
+    """A network that finds the handle in the hand."""
+
+    def forward(self, x):
+        return torch.zeros(len(x), LOCATED)
+
+
 def seen_as(p4: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the backbone says of pictures with these maps."""
     return {"p4": p4, "look": torch.ones(len(p4), 1), "hand": torch.zeros(len(p4), 3)}
@@ -78,7 +86,7 @@ def seen_as(p4: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode():
     """Proprioception, its change, the action between; looking without remembering is undone."""
     stack = Perception.__new__(Perception)
-    stack.memory, stack.router = Oblivious(), SkillRouter(np.zeros((1 + 4 + 10, 3)))
+    stack.memory, stack.router = Oblivious(), SkillRouter(Nowhere())
     stack.reset()
     geometry, rng = np.zeros((2, 1)), np.random.default_rng(0)
     proprio = rng.normal(size=(4, 2, 4)).astype(np.float32)
@@ -104,13 +112,11 @@ def test_the_policy_feels_how_it_moved_but_never_across_the_start_of_an_episode(
 def test_a_gripper_that_the_expert_never_closed_throws_nothing_out():
     """Where the handle is does not depend on it, and it stays within the observation's bounds."""
     rng = np.random.default_rng(0)
-    geometry, weights = rng.random((3, 5)), rng.normal(size=(1 + 8 + 36, 3))
+    geometry = rng.random((3, len(NAMES)))
     wide = np.concatenate([rng.normal(size=(3, 3)), np.ones((3, 1))], 1)
     shut = np.concatenate([wide[:, :3], np.zeros((3, 1))], 1)
-    router = SkillRouter(weights)
-    np.testing.assert_array_equal(
-        router.to_handle(geometry, wide), router.to_handle(geometry, shut)
-    )
+    router = SkillRouter(build_locator())
+    np.testing.assert_array_equal(router.locate(geometry, wide), router.locate(geometry, shut))
 
     direct = np.random.default_rng(1).normal(size=(100, len(SMALLEST_UNIT))).astype(np.float32)
     direct[:, GRIPPER_AT] = 1.0
@@ -142,7 +148,7 @@ def test_components_keep_their_share_of_the_spread():
 def test_surprise_compares_a_frame_with_what_was_foreseen_of_it():
     """Every AHEAD steps of each robot's episode, from the frame and the actions of just then."""
     stack, steps = Perception.__new__(Perception), 2 * AHEAD + 6
-    stack.memory, stack.router = Oblivious(), SkillRouter(np.zeros((1 + 4 + 10, 3)))
+    stack.memory, stack.router = Oblivious(), SkillRouter(Nowhere())
     stack.reset()
     rng = np.random.default_rng(0)
     frames = torch.from_numpy(rng.normal(size=(steps, 2, 1)))
@@ -178,7 +184,7 @@ class Adding(Oblivious):
 
 def adding_stack() -> Perception:
     stack = Perception.__new__(Perception)
-    stack.memory, stack.router = Adding(), SkillRouter(np.zeros((1 + 4 + 10, 3)))
+    stack.memory, stack.router = Adding(), SkillRouter(Nowhere())
     stack.reset()
     return stack
 

@@ -5,15 +5,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from lib.learning.ridge import apply_ridge, fit_ridge
-from lib.segmenter.geometry import quadratic
-
-
-def test_quadratic_appends_every_product_once():
-    """2 and 3 numbers; the width in closed form."""
-    assert_allclose(quadratic(np.array([[2.0, 3.0]])), [[2, 3, 4, 6, 9]])
-    assert_allclose(quadratic(np.array([[2.0, 3, 5]])), [[2, 3, 5, 4, 6, 10, 9, 15, 25]])
-    for width in range(1, 6):
-        assert quadratic(np.ones((4, width))).shape == (4, width + width * (width + 1) // 2)
 
 
 def linear_data(noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -42,6 +42,8 @@ def test_a_rectangle_is_measured_in_shares_of_the_sides():
     assert values["handle_area"] == pytest.approx(math.sqrt(40 / 800))
     assert values["handle_left"] == pytest.approx((10 + 0.05 * 10) / 40)
     assert values["handle_bottom"] == pytest.approx((4 + 0.95 * 4) / 20)
+    assert values["handle_right"] == pytest.approx((10 + 0.95 * 10) / 40)
+    assert values["handle_top"] == pytest.approx((4 + 0.05 * 4) / 20)
 
 
 @settings(max_examples=50, deadline=None)
@@ -56,17 +58,30 @@ def test_a_rectangle_anywhere(top, left, height, width):
     assert values["handle_area"] == 0
 
 
-def test_a_part_that_is_not_seen_is_in_the_middle_with_area_zero():
+def test_a_part_that_is_not_seen_is_in_the_middle_and_has_no_shape():
     """No division by zero, no NaN."""
     values = measured(one_hot(np.zeros((1, 20, 40), int)))
-    assert {name: v for name, v in values.items() if not name.endswith("area")} == dict.fromkeys(
-        (name for name in NAMES if not name.endswith("area")), 0.5
-    )
-    assert all(v == 0 for name, v in values.items() if name.endswith("area"))
+    shapeless = ("area", "width", "height", "slant")
+    assert values == {name: 0.0 if name.endswith(shapeless) else 0.5 for name in NAMES}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 6), st.integers(2, 12), st.integers(-1, 1))
+def test_the_shape_is_that_of_the_pixels(height, width, step):
+    """Standard deviations and correlation of the pixels' places, as NumPy has them."""
+    classes = np.zeros((1, 20, 40), int)
+    for row in range(height):
+        left = 10 + step * row
+        classes[0, 4 + row, left : left + width] = HANDLE
+    values = measured(one_hot(classes))
+    rows, columns = np.nonzero(classes[0])
+    assert values["handle_width"] == pytest.approx(columns.std() / 40, abs=1e-5)
+    assert values["handle_height"] == pytest.approx(rows.std() / 20, abs=1e-5)
+    assert values["handle_slant"] == pytest.approx(np.corrcoef(columns, rows)[0, 1], abs=1e-3)
 
 
 def test_a_speck_that_counts_as_unseen_has_no_area():
-    """One pixel is too little to say where the part is: all five numbers say so."""
+    """One pixel is too little to say where the part is: all its numbers say so."""
     values = measured(box(4, 10, 1, 1))
     assert values["handle_x"] == 0.5
     assert values["handle_area"] == 0

@@ -95,7 +95,7 @@ def two_colours() -> Dataset:
         obs__eef_pos=rng.normal(size=(len(labels), 3)).astype(np.float32),
         obs__gripper=rng.random((len(labels), 1)).astype(np.float32),
         labels__skill=np.zeros(len(labels), np.uint8),
-        labels__state=rng.normal(size=(len(labels), 8)).astype(np.float32),
+        labels__state=rng.normal(size=(len(labels), 11)).astype(np.float32),
     )
 
 

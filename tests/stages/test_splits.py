@@ -143,7 +143,7 @@ def test_the_rnn_learns_from_training_frames_and_is_calibrated_on_validation_fra
 
 @pytest.fixture
 def segmenter_of(tmp_path, monkeypatch):
-    """Runs the segmenter's stage; returns its weights, its router and its metrics."""
+    """Runs the segmenter's stage; returns its weights, its locator and its metrics."""
 
     def run_it(data, name, **changes):
         left = run_segmenter(
@@ -156,22 +156,22 @@ def segmenter_of(tmp_path, monkeypatch):
             overlay_sheet=nothing,
         )
         left.weights = digest_of(left.saved.part("unet"))
-        left.router = left.saved.part("router")
+        left.locator = left.saved.part("locator")
         return left
 
     return run_it
 
 
 def test_the_segmenter_learns_from_training_frames_alone(segmenter_of):
-    """So does the router, whose inputs are the geometry of pictures."""
+    """So does the network that locates, whose inputs are the geometry of pictures."""
     clean = segmenter_of(DATA, "clean")
     for split in HELD_OUT:
         spoilt = segmenter_of(spoiled(DATA, split), split)
         assert spoilt.weights == clean.weights
-        assert same(spoilt.router, clean.router)
+        assert same(spoilt.locator, clean.locator)
     spoilt = segmenter_of(spoiled(DATA, "train"), "train")
     assert spoilt.weights != clean.weights
-    assert not same(spoilt.router, clean.router)
+    assert not same(spoilt.locator, clean.locator)
 
 
 def test_validation_frames_decide_which_segmenter_serves_and_test_frames_are_reported(segmenter_of):
