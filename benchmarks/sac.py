@@ -86,7 +86,7 @@ def main() -> None:
         0,
         (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else nullcontext,
     )
-    learner.updates = settings.critic_steps  # past the critic-only phase: all parts are updated
+    learner.updates = settings.imitation_steps  # past the imitation: all parts are updated
 
     def ours() -> None:
         for _ in range(given.updates):

@@ -88,7 +88,7 @@ def main() -> None:
     reward, skill = rng.normal(size=(64, len(OBJECTIVES))), rng.integers(0, len(SKILLS), 64)
     replay.add(obs, skill, np.zeros(64), action, reward, True, np.stack([action, action], 1))
     learner = Learner(build_actor(20, settings.hidden), 20, ConditionVector(), settings, safety, 0)
-    learner.updates = settings.critic_steps
+    learner.updates = settings.imitation_steps
     for _ in range(STEPS):
         learner.update(replay.sample(256, rng))
     print(f"{'policy':10} {digest([*learner.actor.parameters(), *learner.critic.parameters()])}")

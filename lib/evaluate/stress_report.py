@@ -95,8 +95,8 @@ def gain(alone: Mapping[str, Opened]) -> tuple[float, float, float]:
     kinds = [opened for kind, opened in alone.items() if kind != CONTROL]
     apart = [np.subtract(kind["policy"], kind[UNSURPRISED], dtype=float) for kind in kinds]
     each = np.mean(apart, 0)
-    if (each == each[0]).all():
-        return each[0], each[0], each[0]
+    if (each == each[0]).all():  # the bootstrap would warn that nothing varies
+        return float(each[0]), float(each[0]), float(each[0])
     rng = np.random.default_rng(0)
     bounds = bootstrap((each,), np.mean, method="percentile", rng=rng).confidence_interval
     return float(each.mean()), float(bounds.low), float(bounds.high)

@@ -36,7 +36,7 @@ class Policy(Section):
     tau: Annotated[float, Field(gt=0, le=1)]
     target_entropy: float
     init_temperature: Positive
-    critic_steps: Annotated[int, Field(ge=0)]
+    imitation_steps: Annotated[int, Field(ge=0)]
     offline_steps: Annotated[int, Field(ge=0)]
     online_steps: Annotated[int, Field(ge=0)]
     updates_per_step: NonNegative

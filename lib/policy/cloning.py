@@ -32,8 +32,8 @@ def to_replay(
 ) -> Replay:
     """Converts recorded episodes to transitions.
 
-    Successful episodes also supply what the teacher would have done, for behaviour cloning.
-    Failed episodes are used for SAC only.
+    Every step also gets what the teacher would have done in its state. So failed episodes show the
+    way out of situations into which no successful one gets.
 
     Args:
         dataset: Dataset with ``actions``, ``vector_rewards``, ``dones`` and
@@ -46,7 +46,6 @@ def to_replay(
     replay = Replay(len(dataset), seen.observation.shape[1], settings.n_step, settings.gamma)
     for episode in dataset.episodes:
         rows = episode.rows
-        worth_cloning = episode.tags["success"]
         replay.add(
             seen.observation[rows],
             seen.skill[rows],
@@ -54,9 +53,7 @@ def to_replay(
             arrays["actions"][rows],
             arrays["vector_rewards"][rows],
             bool(arrays["dones"][rows][-1]),
-            np.stack([teacher(seen) for seen in recorded_obs(arrays["labels/state"][rows])])
-            if worth_cloning
-            else None,
+            np.stack([teacher(seen) for seen in recorded_obs(arrays["labels/state"][rows])]),
         )
     return replay
 
@@ -69,7 +66,7 @@ def clone(
     safety: Safety,
     seed: int,
 ) -> Curve:
-    """Trains a policy by behaviour cloning of the teacher, in the states of successful episodes.
+    """Trains a policy by behaviour cloning of the teacher, in the states of recorded episodes.
 
     Args:
         actor: Policy network, trained in place.
@@ -85,7 +82,7 @@ def clone(
     rng = np.random.default_rng(named_seed(seed, "cloning"))
 
     def losses_of_step(step: int) -> dict[str, Tensor]:
-        batch = replay.sample(settings.batch_size, rng, cloning=True)
+        batch = replay.sample(settings.batch_size, rng, balanced=True)
         conditions, _, weights = draw_conditions(batch, condition, settings, rng)
         action = actor.act(batch.obs, conditions, batch.skill)
         return {"total": sac.behaviour_cloning_loss(action, taught(batch, weights, settings))}

@@ -30,7 +30,6 @@ class Batch:
         next_skill: (B,) skill indices after these steps.
         next_severity: (B,) severities after these steps.
         expert: (B, 2, A) actions that the teacher would have taken at pace 0 and at pace 1.
-        has_expert: (B,) whether the expert action is known and its episode is worth cloning.
     """
 
     obs: Tensor
@@ -44,7 +43,6 @@ class Batch:
     next_skill: Tensor
     next_severity: Tensor
     expert: Tensor
-    has_expert: Tensor
 
     def __len__(self) -> int:
         """Returns the number of transitions."""
@@ -113,7 +111,6 @@ class Replay:
             "next_skill": np.zeros(capacity, np.int64),
             "next_severity": np.zeros(capacity, np.float32),
             "expert": np.zeros((capacity, 2, ACTION_SIZE), np.float32),
-            "has_expert": np.zeros(capacity, bool),
         }
 
     def add(
@@ -124,7 +121,7 @@ class Replay:
         action_TA: np.ndarray,
         reward_TK: np.ndarray,
         terminated: bool,
-        expert_T2A: np.ndarray | None = None,
+        expert_T2A: np.ndarray,
     ) -> None:
         """Adds an episode.
 
@@ -135,7 +132,7 @@ class Replay:
             action_TA: Executed actions.
             reward_TK: Rewards.
             terminated: Whether the episode ended because the task was done.
-            expert_T2A: The teacher's actions at both paces, if the episode is worth cloning.
+            expert_T2A: The teacher's actions at both paces.
         """
         reward, discount, follow, done = n_step(
             reward_TK, len(obs), terminated, self._n, self._gamma
@@ -153,31 +150,28 @@ class Replay:
             "next_obs": obs[follow],
             "next_skill": skill[follow],
             "next_severity": severity[follow],
-            "expert": 0.0 if expert_T2A is None else expert_T2A[:count],
-            "has_expert": np.full(count, expert_T2A is not None),
+            "expert": expert_T2A[:count],
         }
         for name, array in values.items():
             self._arrays[name][rows] = array
         self._next = int(self._next + count) % self._capacity
         self.size = min(self.size + count, self._capacity)
 
-    def sample(self, count: int, rng: np.random.Generator, *, cloning: bool = False) -> Batch:
+    def sample(self, count: int, rng: np.random.Generator, *, balanced: bool = False) -> Batch:
         """Draws transitions with replacement.
 
         Args:
             count: Number of transitions.
             rng: Random generator.
-            cloning: Whether to draw only transitions with an expert action, all skills equally
-                often.
+            balanced: Whether to draw transitions of all skills equally often.
         """
-        if not cloning:
+        if not balanced:
             rows = rng.integers(0, self.size, count)
         else:
             # Pulling is a third of the steps and recovering a thirtieth. Uniform draws would train
             # the head of a rare skill too seldom.
             skill = self._arrays["skill"][: self.size]
-            known = self._arrays["has_expert"][: self.size]
-            pools = [np.flatnonzero(known & (skill == s)) for s in np.unique(skill[known])]
+            pools = [np.flatnonzero(skill == s) for s in np.unique(skill)]
             which = rng.integers(0, len(pools), count)
             sizes = np.array([len(pool) for pool in pools])
             offset = (rng.random(count) * sizes[which]).astype(int)

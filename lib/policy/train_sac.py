@@ -4,8 +4,9 @@ This file holds the whole algorithm, in reading order. It is SAC (Haarnoja et al
 that are vectors over the objectives. The preference weights w are an input of the networks, as in
 CAPQL (Lu et al. 2023): targets are vectors, and the actor maximises w . Q. Half of each batch is
 recorded data (RLPD, Ball et al. 2023). Returns span n steps. The critics are an ensemble of four
-(REDQ, Chen et al. 2021). A cloning term, annealed to a floor, keeps the actor near the expert
-while the critics are still inaccurate, on recorded states and on those that the robot visits.
+(REDQ, Chen et al. 2021). At first the actor only imitates the teacher, on recorded states and on
+those that the robot visits (DAgger, Ross et al. 2011), while the critics learn from both. Then it
+maximises their values too, and the weight of the imitation falls to a floor.
 
 Tensor suffixes: B batch, K objectives, N critics, A action.
 """
@@ -114,7 +115,7 @@ class Learner:
     def cloning_weight(self) -> float:
         """Returns the present weight of the cloning term, which falls linearly to the floor."""
         s = self.settings
-        share = min(1.0, self.updates / s.bc_anneal)
+        share = min(1.0, max(0, self.updates - s.imitation_steps) / s.bc_anneal)
         return s.bc_start + share * (s.bc_floor - s.bc_start)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -130,9 +131,11 @@ class Learner:
         temperature = self.log_temperature.detach().exp()
         losses = self._critic_losses(batch, now, after, weights_BK, temperature)
         self._critic_step.step(losses["critic"])
-        if self.updates >= self.settings.critic_steps:
+        if self.updates >= self.settings.imitation_steps:
             losses |= self._actor_losses(batch, now, weights_BK, temperature)
-            polyak_update(self.average, self.actor, ACTOR_TAU)
+        else:
+            losses |= self._imitation_loss(batch, now, weights_BK)
+        polyak_update(self.average, self.actor, ACTOR_TAU)
         polyak_update(self.target, self.critic, self.settings.tau)
         self.updates += 1
         losses["alpha"] = temperature
@@ -169,6 +172,13 @@ class Learner:
         spread_K = sqrt(self._variance_K)
         return {"critic": sac.critic_loss(q_NBK / spread_K, target_BK / spread_K)}
 
+    def _imitation_loss(self, batch: Batch, now: Tensor, weights_BK: Tensor) -> dict[str, Tensor]:
+        with self._autocast():
+            mode = self.actor.act(batch.obs, now, batch.skill)
+        cloning = sac.behaviour_cloning_loss(mode, taught(batch, weights_BK, self.settings))
+        self._actor_step.step(self.cloning_weight() * cloning)
+        return {"bc": cloning}
+
     def _actor_losses(
         self, batch: Batch, now: Tensor, weights_BK: Tensor, temperature: Tensor
     ) -> dict[str, Tensor]:
@@ -179,9 +189,7 @@ class Learner:
         self.critic.requires_grad_(True)
         q_B = (q_NBK.mean(0) * weights_BK).sum(-1)
         actor = sac.actor_loss(log_prob, q_B, temperature, scale=True)
-        cloning = sac.behaviour_cloning_loss(
-            mode, taught(batch, weights_BK, self.settings), batch.has_expert
-        )
+        cloning = sac.behaviour_cloning_loss(mode, taught(batch, weights_BK, self.settings))
         loss = sac.temperature_loss(self.log_temperature, log_prob, self.settings.target_entropy)
         # Actor and temperature share no weights, so one step on the sum is one step for each.
         self._actor_step.step(actor + self.cloning_weight() * cloning + loss)

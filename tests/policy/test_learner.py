@@ -29,7 +29,7 @@ DIM = 5
 def small(**changes) -> Policy:
     """The settings of params.yaml for a small network and a short training."""
     values = load_params("policy").policy.model_dump()
-    values |= {"hidden": [16], "batch_size": 32, "critics": 3, "critic_steps": 0, "n_step": 1}
+    values |= {"hidden": [16], "batch_size": 32, "critics": 3, "imitation_steps": 0, "n_step": 1}
     values |= {"presets": PRESETS, "preset": "first", "bc_start": 0.0, "bc_floor": 0.0}
     return Policy(**{**values, **changes})
 
@@ -48,7 +48,8 @@ def filled(count: int = 200, dim: int = DIM, terminated: bool = False) -> Replay
         obs, action = rng.normal(size=(3, dim)), rng.uniform(-1, 1, (2, 4))
         skill = rng.integers(0, 4, 3)
         reward = rng.normal(size=(2, 3))
-        replay.add(obs, skill, rng.uniform(size=3), action, reward, terminated)
+        taught = rng.uniform(-1, 1, (2, 2, 4))
+        replay.add(obs, skill, rng.uniform(size=3), action, reward, terminated, taught)
     return replay
 
 
@@ -191,37 +192,42 @@ def test_what_terminated_has_no_value_after_it(monkeypatch, terminated):
     assert torch.equal(is_reward, batch.terminated)
 
 
-def test_only_critics_learn_at_first():
-    """For critic_steps updates, the actor and its average stay as they were cloned."""
-    one, stream = learner(small(critic_steps=3)), batches(filled())
-    start = copy.deepcopy(one.actor.state_dict())
-
-    def moved(module):
-        return any(not torch.equal(x, start[name]) for name, x in module.state_dict().items())
-
-    for number in range(4):
-        before = [p.clone() for p in one.critic.parameters()]
-        one.update(next(stream))
-        assert any(
-            not torch.equal(a, b) for a, b in zip(before, one.critic.parameters(), strict=True)
-        )
-        assert moved(one.actor) is moved(one.average) is (number == 3)
+def test_the_actor_only_imitates_at_first():
+    """For imitation_steps updates the critics learn, and their values do not move the actor."""
+    settings = small(imitation_steps=3, bc_start=1.0)
+    actors = []
+    for wrong in (0.0, 100.0):
+        one, stream = learner(settings), batches(filled())
+        for parameter in one.target.parameters():
+            parameter.data += wrong
+        start = copy.deepcopy(one.critic.state_dict())
+        states = []
+        for _ in range(4):
+            losses = one.update(next(stream))
+            states.append(copy.deepcopy(one.average.state_dict()))
+        assert "actor" in losses
+        assert any(not torch.equal(x, start[n]) for n, x in one.critic.state_dict().items())
+        actors.append(states)
+    for number, pair in enumerate(zip(*actors, strict=True)):
+        same = all(torch.equal(x, pair[1][name]) for name, x in pair[0].items())
+        assert same is (number < 3)
+    first, third = actors[0][0], actors[0][2]
+    assert any(not torch.equal(x, third[name]) for name, x in first.items())
 
 
 def test_cloning_pulls_the_actor_towards_the_expert_while_it_weighs():
-    """The weight falls from bc_start to bc_floor in bc_anneal updates, and it acts."""
-    settings = small(bc_start=2.0, bc_floor=0.5, bc_anneal=4)
+    """After the imitation it falls from bc_start to bc_floor in bc_anneal updates, and it acts."""
+    settings = small(bc_start=2.0, bc_floor=0.5, bc_anneal=4, imitation_steps=2)
     one, stream = learner(settings), batches(filled())
     weights = []
-    for _ in range(6):
+    for _ in range(8):
         weights.append(one.cloning_weight())
         one.update(next(stream))
-    assert weights == pytest.approx([2.0, 1.625, 1.25, 0.875, 0.5, 0.5])
+    assert weights == pytest.approx([2.0, 2.0, 2.0, 1.625, 1.25, 0.875, 0.5, 0.5])
     errors = []
     for strength in (0.0, 50.0):
         one = learner(small(bc_start=strength, bc_floor=strength, lr=0.01))
         replay = filled()
-        replay._arrays["has_expert"][:] = True
         replay._arrays["expert"][:] = 0.5
         stream = batches(replay)
         for _ in range(40):
@@ -229,14 +235,14 @@ def test_cloning_pulls_the_actor_towards_the_expert_while_it_weighs():
     assert errors[-1] < 0.2 * errors[39]
 
 
-def recordings(done: bool, success: bool):
+def recordings(done: bool):
     """Two episodes of three steps; the second one ends as told."""
     rng = np.random.default_rng(0)
     flags = np.array([False, False, False, False, False, done])
     return dataset(
         3,
         3,
-        tags=[{"success": True}, {"success": success}],
+        tags=[{"success": True}, {"success": done}],
         actions=rng.uniform(-1, 1, (6, 4)).astype(np.float32),
         vector_rewards=rng.normal(size=(6, 3)).astype(np.float32),
         dones=flags,
@@ -245,10 +251,9 @@ def recordings(done: bool, success: bool):
 
 
 @pytest.mark.parametrize("done", [False, True])
-@pytest.mark.parametrize("success", [False, True])
-def test_recordings_become_transitions_with_their_done_flags_and_experts(done, success):
-    """A step before a cut is left out; a failed episode has no action to clone."""
-    data = recordings(done, success)
+def test_recordings_become_transitions_with_their_done_flags_and_experts(done):
+    """A step before a cut is left out; a failed episode has actions to clone too."""
+    data = recordings(done)
     seen = Observed(
         np.arange(12.0).reshape(6, 2).astype(np.float32), np.array([0, 1, 2, 3, 0, 1]), np.zeros(6)
     )
@@ -256,12 +261,11 @@ def test_recordings_become_transitions_with_their_done_flags_and_experts(done, s
     arrays = {name: values[: replay.size] for name, values in replay._arrays.items()}
     assert replay.size == (5 if done else 4)
     assert arrays["terminated"].tolist() == [False] * 4 + [True] * done
-    assert arrays["has_expert"].tolist() == [True] * 2 + [success] * (replay.size - 2)
     rows = [0, 1, 3, 4, 5][: replay.size]
     np.testing.assert_array_equal(arrays["reward"], data.arrays["vector_rewards"][rows])
     np.testing.assert_array_equal(arrays["action"], data.arrays["actions"][rows])
     np.testing.assert_array_equal(arrays["skill"], seen.skill[rows])
-    hand = data.arrays["labels/state"][rows, :4] * arrays["has_expert"][:, None]
+    hand = data.arrays["labels/state"][rows, :4]
     np.testing.assert_array_equal(arrays["expert"], np.stack([hand, -hand], 1))
 
 
@@ -273,7 +277,6 @@ def test_cloning_learns_the_action_of_each_skill():
     replay = filled()
     wanted = np.linspace(-0.8, 0.8, 16).reshape(4, 4)[:, ::-1]
     replay._arrays["expert"][:] = wanted[replay._arrays["skill"]][:, None]
-    replay._arrays["has_expert"][:] = True
     safety = load_params("safety").safety
     curve = clone(actor, replay, ConditionVector(), settings, safety, 0)
     assert curve.rows[-1]["total"] < 0.1 * curve.rows[0]["total"]

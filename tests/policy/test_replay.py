@@ -68,8 +68,8 @@ def test_n_step_on_four_steps():
     np.testing.assert_array_equal(done, [False, False, True, True])
 
 
-def fill(replay: Replay, first: int, steps: int, **options) -> None:
-    """Adds an episode whose observations and rewards count up from ``first``."""
+def fill(replay: Replay, first: int, steps: int) -> None:
+    """Adds an episode whose observations, rewards and experts count up from ``first``."""
     count = np.arange(first, first + steps)
     replay.add(
         np.stack([count, -count], 1).astype(np.float32),
@@ -78,7 +78,7 @@ def fill(replay: Replay, first: int, steps: int, **options) -> None:
         np.repeat(count[:, None] / 1000, 4, 1).astype(np.float32),
         np.repeat(count[:, None], 3, 1).astype(np.float32),
         True,
-        **options,
+        np.repeat(count, 8).reshape(-1, 2, 4),
     )
 
 
@@ -106,7 +106,7 @@ def test_a_transition_keeps_together_what_belongs_together():
     whole = (t + (t + 1) / 2 + (t + 2) / 4)[~ends]
     torch.testing.assert_close(batch.reward[~ends], whole[:, None].expand(-1, 3))
     assert (batch.discount[~ends] == 0.125).all()
-    assert not batch.has_expert.any()
+    torch.testing.assert_close(batch.expert, t[:, None, None].expand(-1, 2, 4))
 
 
 def test_a_cut_episode_drops_the_step_after_which_nothing_was_seen():
@@ -115,7 +115,8 @@ def test_a_cut_episode_drops_the_step_after_which_nothing_was_seen():
         replay = Replay(100, 1, n=2, gamma=0.9)
         obs = np.arange(observed, dtype=np.float32)[:, None]
         skill, action, reward = np.zeros(observed, int), np.zeros((5, 4)), np.zeros((5, 3))
-        replay.add(obs, skill, np.zeros(observed), action, reward, False)
+        taught = np.zeros((5, 2, 4))
+        replay.add(obs, skill, np.zeros(observed), action, reward, False, taught)
         assert replay.size == kept
         batch = everything(replay)
         assert not batch.terminated.any()
@@ -159,33 +160,20 @@ def test_sampling_is_uniform_and_a_function_of_the_generator():
     assert not torch.equal(batch.obs, other.obs)
 
 
-def test_cloning_draws_the_skills_equally_often_and_only_what_an_expert_did():
-    """Skill 3 is one step in sixty-one, and a quarter of the batch; a failed episode never."""
+def test_balanced_batches_draw_the_skills_equally_often():
+    """Skill 3 is one step in sixty-one, and a third of the batch; skill 2 never happened."""
     replay = Replay(200, 1, n=1, gamma=0.9)
-    skill = np.array([0] * 30 + [1] * 20 + [2] * 10 + [3])
-    count, expert = len(skill), np.full((len(skill), 2, 4), 0.25, np.float32)
-    obs, action, reward = np.ones((count, 1)), np.zeros((count, 4)), np.zeros((count, 3))
-    calm = np.zeros(count)
-    replay.add(obs, skill, calm, action, reward, True, expert)
-    replay.add(0 * obs, skill, calm, action, reward, True)
-    batch = replay.sample(8000, np.random.default_rng(0), cloning=True)
-    assert len(batch) == 8000
-    assert batch.has_expert.all()
+    skill = np.array([0] * 30 + [1] * 30 + [3])
+    count = len(skill)
+    rest = np.zeros(count), np.zeros((count, 4)), np.zeros((count, 3)), True
+    replay.add(np.ones((count, 1)), skill, *rest, np.full((count, 2, 4), 0.25, np.float32))
+    batch = replay.sample(6000, np.random.default_rng(0), balanced=True)
+    assert len(batch) == 6000
     assert (batch.obs == 1).all()
     assert (batch.expert == 0.25).all()
     counts = torch.bincount(batch.skill, minlength=4)
-    assert (counts - 2000).abs().max() < 5 * math.sqrt(8000 * 0.25 * 0.75)
-
-
-def test_cloning_leaves_out_a_skill_without_expert():
-    """The other ones share the batch."""
-    replay = Replay(200, 1, n=1, gamma=0.9)
-    ones = np.ones((6, 1))
-    rest = np.zeros(6), np.zeros((6, 4)), np.zeros((6, 3)), True
-    replay.add(ones, np.array([0, 0, 0, 0, 2, 2]), *rest, np.zeros((6, 2, 4)))
-    replay.add(ones, np.full(6, 1), *rest)
-    batch = replay.sample(400, np.random.default_rng(0), cloning=True)
-    assert set(batch.skill.tolist()) == {0, 2}
+    assert counts[2] == 0
+    assert (counts[[0, 1, 3]] - 2000).abs().max() < 5 * math.sqrt(6000 * 1 / 3 * 2 / 3)
 
 
 def test_join_puts_one_batch_behind_the_other():

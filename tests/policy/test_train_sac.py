@@ -22,7 +22,7 @@ CORNERS = {"throughput": [1.0, 0.0, 0.0], "energy": [0.5, 0.0, 0.5]}
 def settings() -> Policy:
     """Those of params.yaml on a small network, with presets that are easy to tell apart."""
     values = load_params("policy").policy.model_dump()
-    small = {"hidden": [16], "batch_size": 8, "critic_steps": 0, "presets": CORNERS}
+    small = {"hidden": [16], "batch_size": 8, "imitation_steps": 0, "presets": CORNERS}
     return Policy(**{**values, **small, "preset": "throughput"})
 
 
@@ -135,7 +135,6 @@ def test_success_ends_a_return_and_what_follows_is_an_episode_of_its_own():
 def test_the_teacher_says_what_it_would_have_done_at_every_step(undone):
     """Before and after a success, whether it held or not, gentle and brisk: labels to clone."""
     kept = stored(episode(6, success_at=2, undone=undone))
-    assert kept["has_expert"].all()
     np.testing.assert_allclose(kept["expert"][:, 0, 0], np.arange(6) / 10)
     np.testing.assert_allclose(kept["expert"][:, 1, 0], np.arange(6) / 5)
 
@@ -178,7 +177,7 @@ def test_half_a_batch_is_recorded_once_the_robot_has_moved_enough(settings):
     rng = np.random.default_rng(0)
     assert len(sample_mixed(recorded, online, 8, rng)) == 8
     rest = np.zeros(10), np.zeros((10, 4)), np.zeros((10, 3))
-    online.add(np.zeros((10, 5)), np.zeros(10, int), *rest, True)
+    online.add(np.zeros((10, 5)), np.zeros(10, int), *rest, True, np.zeros((10, 2, 4)))
     batch = sample_mixed(recorded, online, 8, rng)
     assert (batch.obs[:4] != 0).all()
     assert (batch.obs[4:] == 0).all()

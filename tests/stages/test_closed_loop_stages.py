@@ -31,7 +31,7 @@ SMALL = {
     "hidden": [8],
     "batch_size": 16,
     "critics": 2,
-    "critic_steps": 0,
+    "imitation_steps": 0,
     "bc_steps": 5,
     "offline_steps": 3,
     "online_steps": 24,
